@@ -1,0 +1,1 @@
+"""Getting one video: the yt-dlp client, its errors, the ledger, pacing."""

@@ -1,0 +1,66 @@
+"""The manners that all verbs share on the command line."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import sys
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+
+from pipeline.config import Recipe, load_recipe, recipe_names
+from pipeline.errors import InputError
+
+console = Console(stderr=True, highlight=False)
+"""Progress and messages go to standard error; results that a program reads go to standard output."""
+
+
+def verb_parser(description: str | None, *, recipe: str | None = None) -> argparse.ArgumentParser:
+    """A parser for a verb.
+
+    Args:
+        description: the verb's docstring.
+        recipe: the default of ``--recipe``; None: the verb takes no recipe.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if recipe is not None:
+        parser.add_argument(
+            "--recipe",
+            default=recipe,
+            help=f"named settings ({', '.join(recipe_names())}) or a YAML file; default: {recipe}. "
+            "Each setting can be changed with --section.key value",
+        )
+    return parser
+
+
+def parse_with_recipe(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> tuple[argparse.Namespace, Recipe]:
+    """The verb's own arguments, and the recipe with what is left on the command line as dotted overrides."""
+    arguments, overrides = parser.parse_known_args(argv)
+    return arguments, load_recipe(arguments.recipe, overrides)
+
+
+def run_verb(main: Callable[[], None]) -> None:
+    """Runs a verb's ``main`` and turns what a user can mend into one line and exit code 2.
+
+    Ctrl-C exits with 130 and says that the same command continues.
+    """
+    try:
+        main()
+    except InputError as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" at {error.filename}" if error.filename else ""
+        _fail(f"the disk is full{where}: free some space and run the same command again; nothing is lost")
+    except KeyboardInterrupt:
+        console.print("\nstopped; the same command continues where it was")
+        sys.exit(130)
+
+
+def _fail(message: str) -> None:
+    console.print(f"error: {message}", style="bold red", soft_wrap=True, markup=False)
+    sys.exit(2)

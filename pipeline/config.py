@@ -1,0 +1,281 @@
+"""The settings' types, and the one way to read them: a recipe (YAML) with dotted overrides.
+
+A recipe is a file under ``pipeline/recipes/`` or anywhere. It may name a ``base`` recipe, of which it changes
+only what it lists. Overrides from the command line (``--train.steps 500``) win over the recipe.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import jsonargparse
+import yaml
+
+from pipeline.errors import InputError
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+@dataclass
+class DownloadSettings:
+    """How videos are fetched."""
+
+    template: str = "https://www.youtube.com/watch?v={video_id}"
+    """Where a video is when its manifest row has no URL."""
+    concurrency: int = 4
+    """Downloads at once on each node."""
+    attempts: int = 4
+    """Tries per video and run before a temporary failure is left for the next run."""
+    backoff: float = 2.0
+    """Seconds before the second try; doubled with jitter for each further one."""
+    timeout: float = 20.0
+    """Seconds without a byte before a connection is given up."""
+    min_height: int = 224
+    """Smallest number of lines that serves: the smallest format above it is taken."""
+    max_bytes: int = 2_000_000_000
+    """A larger file is refused as too_large."""
+
+
+@dataclass
+class ExtractSettings:
+    """Which features are computed, and how they are stored."""
+
+    video_2d: str | None = "resnet152"
+    """Frame backbone, by its name in the registry; null: none."""
+    video_3d: str | None = "resnext101_3d"
+    """Clip backbone, by its name in the registry; null: none."""
+    audio: bool = True
+    """Whether the log-mel spectrogram is stored."""
+    words: str = "word2vec-google-news-300"
+    """Word vectors: a gensim name, a word2vec file, or ``corpus`` (trained on the manifest's captions)."""
+    word_dim: int = 300
+    """Dimensions of the vectors when they are trained on the corpus."""
+    normalize: bool = False
+    """Whether features are L2-normalised before they are stored."""
+    batch_size: int = 32
+    """Frames or clips that a backbone sees at once."""
+    timeout: float = 3600.0
+    """Seconds for one video; more is the failure ``timeout``."""
+    shard_bytes: int = 1_000_000_000
+    """A shard is sealed once it is this large."""
+
+
+@dataclass
+class ClipSettings:
+    """How training clips are drawn from a video and what they hold."""
+
+    sampling: Literal["mft", "mcn"] = "mft"
+    """``mft``: random windows of ``seconds``. ``mcn``: windows that grow around captions."""
+    per_video: int = 10
+    """Clips drawn from each video."""
+    seconds: float = 8.0
+    """Length of an ``mft`` window, least length of an ``mcn`` one."""
+    misaligned_audio: bool = True
+    """Whether the sound starts half a window late, so that speech does not give the text away."""
+    max_words: int = 20
+    max_video_tokens: int = 12
+    max_audio_frames: int = 768
+    video_tokens: Literal["clip", "nearest", "max_pool"] = "clip"
+    """What happens to more video features than ``max_video_tokens``."""
+
+
+@dataclass
+class ModelSettings:
+    """The network."""
+
+    name: str = "mft"
+    video_dim: int = 4096
+    """Width of a video token: 2D and 3D features concatenated."""
+    text_dim: int = 300
+    embed_dim: int = 4096
+    projection_dim: int = 6144
+    depth: int = 1
+    heads: int = 64
+    mlp_ratio: float = 1.0
+    token_projection: Literal["gated", "linear", "none"] = "gated"
+    projection: Literal["gated", "linear", "none"] = "gated"
+    davenet: Literal["small", "large"] = "large"
+    audio_pooling: Literal["none", "clip", "nearest", "max_pool", "avg_pool"] = "none"
+    max_audio_tokens: int | None = None
+    class_token: bool = False
+    positions: bool = False
+    individual_projections: bool = True
+    per_modality: bool = False
+    cross_modal: bool = True
+
+
+@dataclass
+class LossSettings:
+    """What training minimises."""
+
+    name: Literal["norm_softmax", "mms", "mil_nce"] = "norm_softmax"
+    temperature: float = 0.05
+    margin: float = 0.001
+    weights: dict[str, float] = field(
+        default_factory=lambda: {"tv": 1.0, "ta": 0.1, "va": 0.1, "t_va": 0.1, "v_ta": 0.1, "a_tv": 0.1}
+    )
+    """Weight of each term of the combinatorial loss."""
+
+
+@dataclass
+class TrainSettings:
+    """The training loop."""
+
+    batch_videos: int = 224
+    """Videos in a global batch; each gives ``clips.per_video`` clips."""
+    epochs: int = 15
+    steps: int | None = None
+    """Stop after this many steps, whatever the epoch; null: after ``epochs``."""
+    learning_rate: float = 5e-5
+    weight_decay: float = 1e-3
+    optimizer: Literal["adam", "adamw"] = "adam"
+    schedule: Literal["constant", "exponential", "cosine"] = "exponential"
+    decay: float = 0.95
+    """Factor per epoch of the exponential schedule."""
+    warmup_steps: int = 0
+    clip_gradient: float | None = None
+    workers: int = 4
+    """Loader processes."""
+    seed: int = 1
+    checkpoint_every: int = 1000
+    """Steps between checkpoints."""
+    keep: int = 3
+    """Checkpoints kept."""
+    log_every: int = 10
+
+
+@dataclass
+class EvaluateSettings:
+    """Retrieval on held-out clips."""
+
+    split: str = "test"
+    batch_clips: int = 64
+    max_words: int = 30
+
+
+@dataclass
+class Recipe:
+    """Named settings: everything a run needs but its data."""
+
+    name: str
+    version: int
+    description: str
+    seeded: bool = False
+    """Whether features come from seeded stand-ins for published weights; shown wherever a result is."""
+    download: DownloadSettings = field(default_factory=DownloadSettings)
+    extract: ExtractSettings = field(default_factory=ExtractSettings)
+    clips: ClipSettings = field(default_factory=ClipSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries and values, as written to ``config.yaml`` and into shards."""
+        return dataclasses.asdict(self)
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe and applies dotted overrides.
+
+    Args:
+        name: a recipe of the package (``mft``) or the path of a YAML file.
+        overrides: ``--section.key=value`` or ``--section.key``, ``value`` in turn, as on a command line.
+
+    Raises:
+        InputError: the recipe is not there, a key is unknown (the nearest known one is named) or a value is of
+            another type.
+    """
+    values = _read_yaml(name)
+    _check_keys(values, Recipe, where=f"recipe {name}")
+    return from_dict(_merge(values, _parse_overrides(overrides)), where=f"recipe {name}")
+
+
+def from_dict(values: Mapping[str, Any], where: str = "settings") -> Recipe:
+    """A recipe from plain values, as :meth:`Recipe.to_dict` gives them; raises :class:`InputError`."""
+    _check_keys(values, Recipe, where)
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Recipe, as_group=False)
+    try:
+        return typing.cast(Recipe, Recipe(**parser.instantiate_classes(parser.parse_object(dict(values))).as_dict()))
+    except (jsonargparse.ArgumentError, TypeError) as error:
+        raise InputError(f"{where}: {' '.join(str(error).split())}") from None
+
+
+def _read_yaml(name: str) -> dict[str, Any]:
+    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    if not path.is_file():
+        known = recipe_names()
+        nearest = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"known recipes: {', '.join(known)}"
+        raise InputError(f"there is no recipe {name} ({hint})")
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: a recipe is a mapping of settings")
+    base = values.pop("base", None)
+    return _merge(_read_yaml(str(base)), values) if base is not None else values
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both_maps = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both_maps else value
+    return merged
+
+
+def _check_keys(values: Mapping[str, Any], settings: type, where: str, prefix: str = "") -> None:
+    hints = typing.get_type_hints(settings)
+    for key, value in values.items():
+        if key not in hints:
+            known = _dotted_keys(Recipe)
+            nearest = difflib.get_close_matches(prefix + key, known, n=1, cutoff=0.5)
+            hint = f"; did you mean {nearest[0]}?" if nearest else f"; known here: {', '.join(hints)}"
+            raise InputError(f"{where}: unknown setting {prefix}{key}{hint}")
+        if dataclasses.is_dataclass(hints[key]):
+            if not isinstance(value, Mapping):
+                raise InputError(f"{where}: {prefix}{key} is a section of settings, not the value {value!r}")
+            _check_keys(value, typing.cast(type, hints[key]), where, f"{prefix}{key}.")
+
+
+def _dotted_keys(settings: type, prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for key, hint in typing.get_type_hints(settings).items():
+        nested = dataclasses.is_dataclass(hint)
+        keys += _dotted_keys(typing.cast(type, hint), f"{prefix}{key}.") if nested else [prefix + key]
+    return keys
+
+
+def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    parsed: dict[str, Any] = {}
+    rest = list(overrides)
+    while rest:
+        option = rest.pop(0)
+        key, equals, text = option.removeprefix("--").partition("=")
+        if not option.startswith("--"):
+            raise InputError(f"unexpected argument {option}; settings are given as --section.key value")
+        if not equals:
+            if not rest:
+                raise InputError(f"{option} needs a value")
+            text = rest.pop(0)
+        *sections, leaf = key.split(".")
+        nested: dict[str, Any] = {leaf: yaml.safe_load(text)}
+        for section in reversed(sections):
+            nested = {section: nested}
+        _check_keys(nested, Recipe, where="command line")
+        parsed = _merge(parsed, nested)
+    return parsed

@@ -1,0 +1,1 @@
+"""Official files of datasets, and the manifest's table."""

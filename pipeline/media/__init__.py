@@ -1,0 +1,1 @@
+"""One media file in, arrays out: decoding, log-mel, captions."""

@@ -1,0 +1,1 @@
+"""Networks: MFT, MCN, AVLnet and their blocks."""

@@ -1,0 +1,1 @@
+"""The shard format: writer, index, reader, clips and the training loader."""
