@@ -1,0 +1,12 @@
+"""What tests of all rooms share."""
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+GOLDEN = SHARED / "golden"
+VIDEOS = SHARED / "videos"
+ANNOTATIONS = SHARED / "annotations"
+
+needs_shared = pytest.mark.skipif(not GOLDEN.is_dir(), reason="needs ../shared: golden numbers and real files")
