@@ -1,10 +1,11 @@
 # `make help` lists the targets. Everything is installed into .venv; nothing else on the machine is touched.
 PYTHON ?= python3
 VENV := .venv
+VIDEOS ?= videos
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev
+.PHONY: help setup setup-dev check test demo download extract clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -24,3 +25,24 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 setup: $(VENV)/.installed
 setup-dev: $(VENV)/.installed-dev
+
+check: setup-dev ## lint, types, walls between rooms
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+test: setup-dev ## the tests
+	$(RUN) -m pytest
+
+demo: setup ## the whole way once, on a small generated corpus
+	$(RUN) -m pipeline.demo
+
+download: setup ## fetch what MANIFEST=... lists into VIDEOS (default: videos)
+	$(RUN) -m pipeline.download $(MANIFEST) --videos $(VIDEOS) $(ARGS)
+
+extract: setup ## features of the downloaded videos of MANIFEST=... into shards/<name>
+	$(RUN) -m pipeline.extract $(MANIFEST) --videos $(VIDEOS) $(ARGS)
+
+clean: ## remove the demo's data and results
+	rm -rf corpus videos/demo shards/demo runs/demo manifests/demo.parquet manifests/demo.ledger

@@ -1,0 +1,1 @@
+"""A small corpus, a server for it, and the whole way through them."""
