@@ -72,10 +72,10 @@ def metrics_of_ranks(ranks: Floats, total: int | None = None) -> RetrievalMetric
     total = len(ranks) if total is None else total
     if total < len(ranks) or len(ranks) == 0:
         raise ValueError(f"{len(ranks)} clips were ranked of a test set of {total}")
-    recalls = [100 * float((ranks < k).sum()) / total for k in RECALLS]
-    return RetrievalMetrics(
-        *recalls, float(np.median(ranks)) + 1, float(np.mean(ranks)) + 1, _geometric_mean(recalls[:3])
-    )
+    # a tie for the first place is no hit in R@1, but a mean rank of 4.5 is one in R@5: so the published program counts
+    hits = [ranks == 0 if k == 1 else ranks < k for k in RECALLS]
+    recalls = [100 * float(hit.sum()) / total for hit in hits]
+    return _metrics(recalls, float(np.median(ranks)) + 1, float(np.mean(ranks)) + 1)
 
 
 def chance(candidates: int, total: int | None = None) -> RetrievalMetrics:
@@ -83,8 +83,10 @@ def chance(candidates: int, total: int | None = None) -> RetrievalMetrics:
     total = candidates if total is None else total
     recalls = [100 * min(k, candidates) / total for k in RECALLS]
     middle = (candidates + 1) / 2
-    return RetrievalMetrics(*recalls, middle, middle, _geometric_mean(recalls[:3]))
+    return _metrics(recalls, middle, middle)
 
 
-def _geometric_mean(values: list[float]) -> float:
-    return math.exp(sum(map(math.log, values)) / len(values)) if all(values) else 0.0
+def _metrics(recalls: list[float], median: float, mean: float) -> RetrievalMetrics:
+    r1, r5, r10, r50 = recalls
+    geometric = math.exp(math.log(r1 * r5 * r10) / 3) if r1 * r5 * r10 > 0 else 0.0
+    return RetrievalMetrics(r1, r5, r10, r50, median, mean, geometric)
