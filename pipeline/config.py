@@ -89,25 +89,44 @@ class ClipSettings:
 class ModelSettings:
     """The network."""
 
-    name: str = "mft"
+    name: Literal["mft"] = "mft"
     video_dim: int = 4096
     """Width of a video token: 2D and 3D features concatenated."""
     text_dim: int = 300
+    """Width of a word vector."""
     embed_dim: int = 4096
+    """Width of the transformer's tokens."""
     projection_dim: int = 6144
+    """Width of the space in which similarities are taken."""
     depth: int = 1
+    """Layers of the transformer."""
     heads: int = 64
     mlp_ratio: float = 1.0
+    """Width of a layer's hidden units over ``embed_dim``."""
     token_projection: Literal["gated", "linear", "none"] = "gated"
     projection: Literal["gated", "linear", "none"] = "gated"
     davenet: Literal["small", "large"] = "large"
+    """Audio network: four stages, a token per 16 frames, or six stages, a token per 64."""
+    davenet_width: int = 128
+    """Channels of the audio network's first stage; each further stage doubles them."""
     audio_pooling: Literal["none", "clip", "nearest", "max_pool", "avg_pool"] = "none"
+    """What happens to more audio tokens than ``max_audio_tokens``."""
     max_audio_tokens: int | None = None
+    max_video_tokens: int | None = None
+    """Positions that ``positions`` knows; likewise ``max_text_tokens``."""
+    max_text_tokens: int | None = None
     class_token: bool = False
+    """Whether an embedding is a class token's output; needs shared projections."""
     positions: bool = False
+    """Whether tokens carry learned positions."""
     individual_projections: bool = True
+    """Whether each modality has a final projection of its own."""
     per_modality: bool = False
+    """Whether each modality has a transformer of its own, which no pair goes through."""
     cross_modal: bool = True
+    """Whether pairs of modalities are embedded while training; in evaluation they always are."""
+    text_video_only: bool = False
+    """Whether sound is left out."""
 
 
 @dataclass
@@ -116,7 +135,9 @@ class LossSettings:
 
     name: Literal["norm_softmax", "mms", "mil_nce"] = "norm_softmax"
     temperature: float = 0.05
+    """What similarities are divided by; ``mms`` takes them as they are."""
     margin: float = 0.001
+    """How much a positive has to win by under ``mms``."""
     weights: dict[str, float] = field(
         default_factory=lambda: {"tv": 1.0, "ta": 0.1, "va": 0.1, "t_va": 0.1, "v_ta": 0.1, "a_tv": 0.1}
     )
@@ -208,7 +229,7 @@ def from_dict(values: Mapping[str, Any], where: str = "settings") -> Recipe:
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Recipe, as_group=False)
     try:
-        return typing.cast(Recipe, Recipe(**parser.instantiate_classes(parser.parse_object(dict(values))).as_dict()))
+        return Recipe(**parser.instantiate_classes(parser.parse_object(dict(values))).as_dict())
     except (jsonargparse.ArgumentError, TypeError) as error:
         raise InputError(f"{where}: {' '.join(str(error).split())}") from None
 

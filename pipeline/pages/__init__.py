@@ -1,0 +1,1 @@
+"""Pages that stand alone: charts, pictures and tables in one HTML file, for light and dark screens."""

@@ -1,0 +1,42 @@
+import errno
+
+import pytest
+
+from pipeline.cli import parse_with_recipe, run_verb, verb_parser
+from pipeline.errors import InputError
+
+
+def raising(error: BaseException):
+    def main() -> None:
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (InputError("x.csv: no column video_id; name one with --id-column"), 2, "x.csv: no column video_id"),
+        (OSError(errno.ENOSPC, "No space left on device", "shards/a.tar"), 2, "the disk is full at shards/a.tar"),
+        (KeyboardInterrupt(), 130, "the same command continues"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line_and_an_exit_code(error, code, says, capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run_verb(raising(error))
+    assert stop.value.code == code
+    shown = capsys.readouterr().err
+    assert says in " ".join(shown.split())
+    assert "Traceback" not in shown
+
+
+def test_a_fault_of_ours_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_verb(raising(ZeroDivisionError()))
+
+
+def test_what_is_left_on_the_command_line_changes_the_recipe() -> None:
+    parser = verb_parser("a verb", recipe="mft")
+    parser.add_argument("--shards")
+    arguments, recipe = parse_with_recipe(parser, ["--shards", "x", "--train.steps", "7"])
+    assert (arguments.shards, recipe.train.steps) == ("x", 7)

@@ -1,0 +1,74 @@
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.config import Recipe, from_dict, load_recipe, recipe_names
+from pipeline.errors import InputError
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_of_the_package_reads_and_comes_back(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert from_dict(recipe.to_dict()) == recipe
+
+
+def test_overrides_win_over_the_recipe() -> None:
+    recipe = load_recipe("mft", ["--train.steps", "500", "--model.heads=8", "--extract.video_3d", "null"])
+    assert (recipe.train.steps, recipe.model.heads, recipe.extract.video_3d) == (500, 8, None)
+
+
+def test_a_recipe_changes_only_what_it_lists_of_its_base(tmp_path: Path) -> None:
+    path = tmp_path / "short.yaml"
+    path.write_text("base: mft\nname: short\ntrain: {epochs: 1}\n")
+    recipe, base = load_recipe(str(path)), load_recipe("mft")
+    assert recipe.train.epochs == 1
+    assert recipe.train.learning_rate == base.train.learning_rate
+    assert recipe.model == base.model
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (["--train.step", "3"], "did you mean train.steps?"),
+        (["--model.head=3"], "did you mean model.heads?"),
+        (["--train.steps", "many"], "train.steps"),
+        (["--train.optimizer", "sgdd"], "train.optimizer"),
+        (["--train", "3"], "train is a section of settings"),
+        (["--train.steps"], "needs a value"),
+        (["steps"], "unexpected argument steps"),
+    ],
+)
+def test_a_wrong_override_is_named(override: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message.replace("?", r"\?")) as error:
+        load_recipe("mft", override)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_key_in_a_file_names_the_file_and_the_nearest_key(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: mft\nname: mine\nclips: {per_vido: 3}\n")
+    with pytest.raises(InputError, match=r"mine\.yaml: unknown setting clips\.per_vido; did you mean clips\.per_video"):
+        load_recipe(str(path))
+
+
+def test_an_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(InputError, match="did you mean mft"):
+        load_recipe("mtf")
+
+
+def test_a_file_that_is_not_yaml_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text("name: [1, 2")
+    with pytest.raises(InputError, match=r"broken\.yaml: not valid YAML"):
+        load_recipe(str(path))
+
+
+@given(st.integers(1, 10**6), st.floats(1e-8, 1.0), st.booleans())
+def test_settings_survive_yaml(steps: int, rate: float, seeded: bool) -> None:
+    recipe = Recipe("x", 1, "a test", seeded=seeded)
+    recipe.train.steps, recipe.train.learning_rate = steps, rate
+    assert from_dict(yaml.safe_load(yaml.safe_dump(recipe.to_dict()))) == recipe
