@@ -1,0 +1,189 @@
+"""A shard's index: one row per sample, as a Parquet table beside the tar, as lines of a journal before that."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.shards.files import FORMAT_VERSION, ShardError, Stem, sync_file, sync_folder
+from pipeline.types import Modality
+
+MODALITIES: tuple[Modality, ...] = ("text", "2d", "3d", "audio")
+"""The arrays of a sample, in the order of its members; each has columns ``<modality>_offset``, ``_length``..."""
+
+
+class Member(NamedTuple):
+    """Where a sample's array is."""
+
+    offset: int
+    """First byte of the array's values (behind the ``npy`` header), from the start of the tar."""
+    length: int
+    """Steps in time, or words."""
+    width: int
+    """Values per step; 0: the array has one dimension."""
+    dtype: str
+    rate: float
+    """Steps per second; 0: not timed."""
+
+
+@dataclass(frozen=True)
+class IndexRow:
+    """Where a sample is in its tar, and what one must know of it before reading it."""
+
+    video_id: str
+    offset: int
+    """First byte of the sample, a member's header."""
+    size: int
+    """Bytes, headers and padding included."""
+    checksum: int
+    """CRC-32 of these bytes."""
+    json_offset: int
+    json_size: int
+    duration: float
+    captions: int
+    split: str
+    members: dict[Modality, Member] = field(default_factory=dict)
+
+    @property
+    def end(self) -> int:
+        """The byte after the sample's last."""
+        return self.offset + self.size
+
+    def moved(self, by: int) -> IndexRow:
+        """The row of the same sample ``by`` bytes further on."""
+        return dataclasses.replace(
+            self,
+            offset=self.offset + by,
+            json_offset=self.json_offset + by,
+            members={name: member._replace(offset=member.offset + by) for name, member in self.members.items()},
+        )
+
+
+_MEMBER_TYPES = {
+    "offset": pa.int64(),
+    "length": pa.int32(),
+    "width": pa.int32(),
+    "dtype": pa.string(),
+    "rate": pa.float64(),
+}
+SCHEMA = pa.schema(
+    [
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("checksum", pa.uint32(), nullable=False),
+        pa.field("json_offset", pa.int64(), nullable=False),
+        pa.field("json_size", pa.int32(), nullable=False),
+        pa.field("duration", pa.float64(), nullable=False),
+        pa.field("captions", pa.int32(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        *(pa.field(f"{member}_{name}", kind) for member in MODALITIES for name, kind in _MEMBER_TYPES.items()),
+    ]
+)
+
+
+def write_index(stem: Stem, rows: Sequence[IndexRow]) -> None:
+    """Writes the index of a sealed shard beside its name, then renames it: it is whole or not there."""
+    table = pa.Table.from_pylist([_flat(row) for row in rows], schema=SCHEMA)
+    table = table.replace_schema_metadata(
+        {"format_version": str(FORMAT_VERSION), "tar_size": str(stem.tar.stat().st_size)}
+    )
+    beside = stem.index.with_name(stem.index.name + ".new")
+    pq.write_table(table, beside, compression="zstd")
+    sync_file(beside)
+    beside.replace(stem.index)
+    sync_folder(stem.folder)
+
+
+def read_index(stem: Stem, columns: list[str] | None = None) -> pa.Table:
+    """The index of a sealed shard; its metadata has ``tar_size``, the size of the tar it was made for.
+
+    Raises:
+        ShardError: it cannot be read, or a newer version wrote it.
+    """
+    try:
+        table = pq.read_table(stem.index, columns=columns, partitioning=None)
+    except (OSError, pa.ArrowException) as error:
+        raise ShardError(
+            f"{stem.index}: the index cannot be read ({_line(error)}); rebuild it: python -m pipeline.shards repair "
+            f"{stem.folder}"
+        ) from None
+    version = (table.schema.metadata or {}).get(b"format_version", b"?").decode()
+    check_version(version, stem.index)
+    return table
+
+
+def rows_of(table: pa.Table) -> list[IndexRow]:
+    """The rows of an index as objects."""
+    return [_from_flat(values) for values in table.to_pylist()]
+
+
+def check_version(version: str, path: Path) -> None:
+    """Raises ShardError when files of this version cannot be understood."""
+    if not version.isdigit() or int(version) > FORMAT_VERSION:
+        raise ShardError(f"{path}: format version {version} is not one this program reads; use a newer one")
+
+
+def _flat(row: IndexRow) -> dict[str, Any]:
+    values = {name.name: getattr(row, name.name) for name in dataclasses.fields(row) if name.name != "members"}
+    for name, member in row.members.items():
+        values.update({f"{name}_{key}": value for key, value in member._asdict().items()})
+    return values
+
+
+def _from_flat(values: dict[str, Any]) -> IndexRow:
+    members = {
+        name: Member(*(values[f"{name}_{key}"] for key in Member._fields))
+        for name in MODALITIES
+        if values.get(f"{name}_offset") is not None
+    }
+    plain = {name.name: values[name.name] for name in dataclasses.fields(IndexRow) if name.name != "members"}
+    return IndexRow(**plain, members=members)
+
+
+def journal_line(row: IndexRow | None) -> bytes:
+    """A line of a journal: a CRC-32 of what follows, and the row as JSON; None: the first line, with the version."""
+    values = {"format": FORMAT_VERSION} if row is None else _flat(row)
+    body = json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+    return b"%08x %s\n" % (zlib.crc32(body), body)
+
+
+def read_journal(path: Path) -> tuple[list[IndexRow], int]:
+    """The rows of a journal up to the first line that is not whole, and the bytes that they and the head fill.
+
+    Raises:
+        ShardError: a newer version wrote it.
+    """
+    rows: list[IndexRow] = []
+    size = 0
+    for number, line in enumerate(_whole_lines(path.read_bytes())):
+        values = json.loads(line[9:])
+        if number == 0:
+            check_version(str(values.get("format")), path)
+        else:
+            row = _from_flat(values)
+            if row.offset != (rows[-1].end if rows else 0):
+                break
+            rows.append(row)
+        size += len(line)
+    return rows, size
+
+
+def _whole_lines(data: bytes) -> Iterable[bytes]:
+    for line in data.splitlines(keepends=True):
+        body = line[9:-1]
+        if not line.endswith(b"\n") or line[:9] != b"%08x " % zlib.crc32(body):
+            return
+        yield line
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,169 @@
+"""Reading sealed shards: whole samples, or a few steps of an array, by offset."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+from pipeline.shards.files import ShardError, Stem, stems
+from pipeline.shards.index import IndexRow, Member, read_index, rows_of
+from pipeline.shards.recovery import leftovers
+from pipeline.shards.sample import Sample, decode_array, decode_json
+
+_OPEN_FILES = 64
+
+
+class ShardSet:
+    """The sealed shards of a folder.
+
+    Attributes:
+        folder: the folder.
+        stems: its shards, in order of their names.
+        table: the indexes one behind the other, with the column ``shard``, a position in ``stems``. A video that
+            several shards have appears once, as the first of them has it.
+        repeated: how many samples were left out for that.
+    """
+
+    def __init__(self, folder: Path):
+        """Reads the indexes.
+
+        Raises:
+            InputError: no sealed shard is there (the message says what to run), or an index cannot be read.
+        """
+        self.folder = Path(folder)
+        self.stems = stems(self.folder, ".parquet") if self.folder.is_dir() else []
+        if not self.stems:
+            raise InputError(_nothing(self.folder))
+        tables = []
+        self.tar_sizes: list[int] = []
+        for number, stem in enumerate(self.stems):
+            table = read_index(stem)
+            self.tar_sizes.append(int(table.schema.metadata.get(b"tar_size", b"-1")))
+            tables.append(table.append_column("shard", pa.repeat(pa.scalar(number, pa.int32()), len(table))))
+        table = pa.concat_tables(tables, promote_options="default").combine_chunks()
+        self._numbers: dict[str, int] = {}
+        for video_id in table["video_id"].to_pylist():
+            self._numbers.setdefault(video_id, len(self._numbers))
+        self.repeated = len(table) - len(self._numbers)
+        if self.repeated:
+            first = pc.index_in(pa.array(list(self._numbers)), table["video_id"])
+            table = table.take(first).combine_chunks()
+        self.table = table
+        self._descriptors: OrderedDict[int, int] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __contains__(self, video_id: object) -> bool:
+        return video_id in self._numbers
+
+    @property
+    def ids(self) -> list[str]:
+        """The videos, shard by shard in the order in which they were written."""
+        return list(self._numbers)
+
+    def number(self, video_id: str) -> int:
+        """A video's row in ``table``; raises KeyError."""
+        return self._numbers[video_id]
+
+    def row(self, number: int) -> IndexRow:
+        """One row of the index."""
+        return rows_of(self.table.slice(number, 1))[0]
+
+    def stem(self, number: int) -> Stem:
+        """The shard that has row ``number``."""
+        return self.stems[self.table["shard"][number].as_py()]
+
+    def read(self, video_id: str, arrays: bool = True) -> Sample:
+        """A whole sample; without ``arrays`` only what its JSON says.
+
+        Raises:
+            KeyError: no shard has it.
+            ShardError: the shard is damaged.
+        """
+        number = self.number(video_id)
+        row = self.row(number)
+        sample = self.read_json(number, row)
+        if arrays:
+            sample.arrays = {name: self.read_steps(number, member) for name, member in row.members.items()}
+        return sample
+
+    def read_json(self, number: int, row: IndexRow) -> Sample:
+        """The sample of ``row`` without its arrays."""
+        data = self.read_bytes(number, row.json_offset, row.json_size)
+        try:
+            sample = decode_json(data)
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._damaged(number, f"the JSON of {row.video_id} cannot be read: {error!r}") from None
+        if sample.video_id != row.video_id:
+            raise self._damaged(number, f"has {sample.video_id} where its index says {row.video_id}")
+        return sample
+
+    def read_steps(self, number: int, member: Member, first: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Steps ``first`` to ``stop`` of an array, ``[stop - first, width]``, and not a byte more."""
+        stop = member.length if stop is None else min(stop, member.length)
+        first = min(max(first, 0), stop)
+        step = np.dtype(member.dtype).itemsize * (member.width or 1)
+        data = self.read_bytes(number, member.offset + first * step, (stop - first) * step)
+        return decode_array(data, member, stop - first)
+
+    def read_bytes(self, number: int, offset: int, size: int) -> bytes:
+        """Bytes of the shard that has row ``number``.
+
+        Raises:
+            ShardError: the tar is missing, shorter or longer than its index says, or cannot be read.
+        """
+        try:
+            data = os.pread(self._descriptor(self.table["shard"][number].as_py()), size, offset)
+        except OSError as error:
+            raise self._damaged(number, error.strerror or str(error)) from None
+        if len(data) != size:
+            raise self._damaged(number, f"ends before byte {offset + size}")
+        return data
+
+    def close(self) -> None:
+        """Closes the tars; reading opens them again."""
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptors"):
+            self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_descriptors": OrderedDict()}
+
+    def _descriptor(self, shard: int) -> int:
+        if shard in self._descriptors:
+            self._descriptors.move_to_end(shard)
+            return self._descriptors[shard]
+        descriptor = os.open(self.stems[shard].tar, os.O_RDONLY | os.O_CLOEXEC)
+        size = os.fstat(descriptor).st_size
+        if self.tar_sizes[shard] not in (-1, size):
+            os.close(descriptor)
+            raise OSError(0, f"has {size} bytes, its index was made for {self.tar_sizes[shard]}")
+        self._descriptors[shard] = descriptor
+        if len(self._descriptors) > _OPEN_FILES:
+            os.close(self._descriptors.popitem(last=False)[1])
+        return descriptor
+
+    def _damaged(self, number: int, what: str) -> ShardError:
+        what = " ".join(what.split())
+        return ShardError(f"{self.stem(number).tar}: {what}; see python -m pipeline.shards verify {self.folder}")
+
+
+def _nothing(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"{folder}: there is no such folder of shards; make it with python -m pipeline.extract"
+    unsealed = sum(1 for _ in leftovers(folder))
+    if unsealed:
+        return f"{folder}: no shard is sealed yet ({unsealed} in the making); run the same pipeline.extract to its end"
+    return f"{folder}: holds no shards; make them with python -m pipeline.extract"

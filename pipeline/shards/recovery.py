@@ -1,0 +1,122 @@
+"""What counts after a crash, and what is left to finish."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zlib
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from pipeline.shards.files import ShardError, Stem, stems, sync_folder
+from pipeline.shards.index import IndexRow, journal_line, read_index, read_journal, write_index
+
+END_OF_TAR = bytes(1024)
+"""Two empty blocks end a tar."""
+
+
+def counted_rows(stem: Stem) -> tuple[list[IndexRow], int]:
+    """The samples of a shard in the making that count, and the bytes of the journal that list them.
+
+    A sample counts when its line of the journal is whole and its bytes are there. Bytes are made durable before their
+    line is written, so only a disk that lost what it had promised has a line without its bytes; the last samples are
+    therefore compared with their checksums, from the last one back to the first that is whole.
+    """
+    rows, size = read_journal(stem.journal)
+    with _open_bytes(stem) as data:
+        data_size = os.fstat(data.fileno()).st_size
+        while rows and (rows[-1].end > data_size or not _whole(data.fileno(), rows[-1])):
+            size -= len(journal_line(rows.pop()))
+    return rows, size
+
+
+def _open_bytes(stem: Stem) -> BinaryIO:
+    """The shard's bytes, whatever their name: a writer may rename them at any time."""
+    for path in (stem.part, stem.tar, Path(os.devnull)):
+        with contextlib.suppress(FileNotFoundError):
+            return path.open("rb")
+    raise FileNotFoundError(os.devnull)
+
+
+def _whole(descriptor: int, row: IndexRow) -> bool:
+    return zlib.crc32(os.pread(descriptor, row.size, row.offset)) == row.checksum
+
+
+def finish_sealing(stem: Stem) -> None:
+    """Writes the index of a shard that has its final name, then removes its journal: the last steps of sealing.
+
+    Raises:
+        ShardError: the tar has not the size that the journal says.
+    """
+    if not stem.index.exists():
+        rows, _ = counted_rows(stem)
+        size = stem.tar.stat().st_size
+        if not rows or size != rows[-1].end + len(END_OF_TAR):
+            raise ShardError(
+                f"{stem.tar}: has {size} bytes, not what its journal says; repair it: python -m pipeline.shards repair "
+                f"{stem.folder}"
+            )
+        write_index(stem, rows)
+    stem.journal.unlink()
+    sync_folder(stem.folder)
+
+
+def completed_ids(folder: Path, writer: str | None = None) -> set[str]:
+    """The videos whose samples count: those that a sealed index or a journal lists.
+
+    It may be called while writers write. A folder that is not there has none.
+
+    Args:
+        folder: the shards' folder.
+        writer: only what this writer wrote; None: all writers.
+
+    Raises:
+        ShardError: an index cannot be read, or its tar is gone.
+    """
+    # journals before indexes: a shard that is sealed meanwhile is then seen twice, not never
+    completed: set[str] = set()
+    for stem in _of(writer, stems(folder, ".journal")):
+        try:
+            rows, _ = counted_rows(stem)
+        except FileNotFoundError:
+            continue
+        completed.update(row.video_id for row in rows)
+    for stem in _of(writer, stems(folder, ".parquet")):
+        if not stem.tar.exists():
+            raise ShardError(f"{stem.tar}: is gone, but its index is there; bring it back, or remove {stem.index}")
+        completed.update(read_index(stem, ["video_id"])["video_id"].to_pylist())
+    return completed
+
+
+def _of(writer: str | None, found: list[Stem]) -> list[Stem]:
+    return [stem for stem in found if writer in (None, stem.writer)]
+
+
+def leftovers(folder: Path) -> Iterator[tuple[str, str]]:
+    """Name and writer of each shard that is not sealed, each once."""
+    found = stems(folder, ".journal") + stems(folder, ".tar.part")
+    yield from sorted({(stem.name, stem.writer) for stem in found})
+
+
+def seal_leftovers(folder: Path, except_writers: Collection[str] = (), wait: float = 10.0) -> list[Path]:
+    """Recovers and seals what writers left that will not be opened again.
+
+    Args:
+        folder: the shards' folder.
+        except_writers: writers to leave alone.
+        wait: seconds to wait for a process that still writes.
+
+    Returns:
+        the shards that were sealed.
+
+    Raises:
+        InputError: another process is writing.
+    """
+    from pipeline.shards.writer import ShardWriter
+
+    before = set(folder.glob("*.tar"))
+    for name, writer in list(leftovers(folder)):
+        if writer not in except_writers:
+            ShardWriter(folder, name, writer, wait=wait).close()
+    return sorted(set(folder.glob("*.tar")) - before)

@@ -1,0 +1,77 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.shards.files import ShardError
+from pipeline.shards.reader import ShardSet
+from pipeline.shards.writer import ShardWriter
+from tests.shards.samples import make_sample, small_sample, write_shards
+
+
+@pytest.mark.parametrize("make", [False, True])
+def test_an_empty_folder_says_what_to_run(tmp_path, make):
+    folder = tmp_path / "set"
+    if make:
+        folder.mkdir()
+    with pytest.raises(InputError, match=r"set: .*python -m pipeline\.extract"):
+        ShardSet(folder)
+
+
+def test_a_folder_without_a_sealed_shard_says_so(tmp_path):
+    writer = ShardWriter(tmp_path, "set", "w0")
+    writer.add(small_sample("one"))
+    with pytest.raises(InputError, match="no shard is sealed yet"):
+        ShardSet(tmp_path)
+    writer.abandon()
+
+
+def test_steps_are_read_by_offset(tmp_path):
+    sample = make_sample("one")
+    write_shards(tmp_path, [make_sample("zero"), sample])
+    shards = ShardSet(tmp_path)
+    number = shards.number("one")
+    members = shards.row(number).members
+    for name, first, stop in [("2d", 3, 9), ("audio", 0, 1), ("3d", 40, 99), ("2d", -5, 2), ("2d", 50, 60)]:
+        found = shards.read_steps(number, members[name], first, stop)
+        np.testing.assert_array_equal(found, sample.arrays[name][max(first, 0) : stop])
+
+
+def test_a_video_in_two_shards_is_there_once(tmp_path):
+    write_shards(tmp_path, [small_sample("one"), small_sample("two")])
+    write_shards(tmp_path, [small_sample("two"), small_sample("three")], writer="w1")
+    shards = ShardSet(tmp_path)
+    assert shards.ids == ["one", "two", "three"]
+    assert shards.repeated == 1
+    assert shards.stem(shards.number("two")).writer == "w0"
+
+
+def test_other_parquet_files_are_left_alone(tmp_path):
+    write_shards(tmp_path, [small_sample("one")])
+    (tmp_path / "words.parquet").write_bytes(b"not an index")
+    assert ShardSet(tmp_path).ids == ["one"]
+
+
+@pytest.mark.parametrize("damage", ["gone", "shorter", "longer", "other"])
+def test_a_damaged_shard_is_named(tmp_path, damage):
+    write_shards(tmp_path, [small_sample("one"), small_sample("two")])
+    tar = tmp_path / "set-w0-000000.tar"
+    if damage == "gone":
+        tar.unlink()
+    elif damage == "shorter":
+        tar.write_bytes(tar.read_bytes()[:-2000])
+    elif damage == "longer":
+        tar.write_bytes(tar.read_bytes() + b"x")
+    else:
+        tar.write_bytes(bytes(tar.stat().st_size))
+    with pytest.raises(ShardError, match=r"set-w0-000000\.tar: .*pipeline\.shards verify"):
+        ShardSet(tmp_path).read("two")
+
+
+def test_an_unreadable_index_is_named(tmp_path):
+    write_shards(tmp_path, [small_sample("one")])
+    shutil.copy(tmp_path / "set-w0-000000.tar", tmp_path / "set-w0-000001.tar")
+    (tmp_path / "set-w0-000001.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(ShardError, match=r"set-w0-000001\.parquet: .*repair"):
+        ShardSet(tmp_path)
