@@ -1,1 +1,31 @@
 """What training minimises."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor, nn
+
+from pipeline.config import LossSettings
+from pipeline.objectives.combinatorial import CombinatorialLoss, ContrastiveLoss
+from pipeline.objectives.contrastive import mil_nce, mms, norm_softmax
+
+__all__ = ["CombinatorialLoss", "build_loss", "mil_nce", "mms", "norm_softmax"]
+
+
+def build_loss(settings: LossSettings) -> nn.Module:
+    """The loss; called on a model's outputs it gives the total and the terms by name.
+
+    Raises:
+        InputError: weights of unknown terms, or none at all.
+    """
+
+    def mil_nce_at_temperature(similarity: Tensor, present: Tensor | None) -> Tensor:
+        return mil_nce(similarity / settings.temperature, present)
+
+    contrastive: dict[str, ContrastiveLoss] = {
+        "norm_softmax": partial(norm_softmax, temperature=settings.temperature),
+        "mms": partial(mms, margin=settings.margin),
+        "mil_nce": mil_nce_at_temperature,
+    }
+    return CombinatorialLoss(contrastive[settings.name], settings.weights)

@@ -1,0 +1,173 @@
+"""MFT's fusion transformer (*Everything at Once*, CVPR 2022, section 3.2): one for any combination of modalities.
+
+Every combination (text alone, text with video, ...) is a sequence of its own, but all run through each layer together,
+laid end to end: a token that takes part in three combinations is there three times. Two things are then shared:
+
+* Before the first layer its three copies are equal, so their queries, keys and values are computed once.
+* An embedding is a mean over tokens, and the last linear map of the last layer commutes with a mean, so it sees one
+  vector per embedding instead of all tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.models.layers import Block
+
+Combination = tuple[str, ...]
+"""Modalities that see each other, in the order text, video, audio."""
+
+CLASS = "class"
+"""The class token, as a part of a combination."""
+
+
+class Tokens(NamedTuple):
+    """A modality's tokens."""
+
+    values: Tensor
+    """``[batch, tokens, dim]``."""
+    mask: Tensor
+    """Bool ``[batch, tokens]``: which are valid; at least one each."""
+
+
+class FusionTransformer(nn.Module):
+    """The transformer, its masking token and its optional class token.
+
+    Args:
+        dim: width of a token.
+        depth: number of layers; with none, embeddings are means of the tokens that come in.
+        heads: attention heads.
+        mlp_ratio: width of a layer's hidden units over ``dim``.
+        class_token: whether an embedding is a class token's output instead of the mean over a modality's tokens.
+    """
+
+    def __init__(self, dim: int, depth: int, heads: int, mlp_ratio: float, class_token: bool = False) -> None:
+        super().__init__()
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
+        self.masking_token = nn.Parameter(torch.zeros(dim))
+        self.blocks = nn.Sequential(*(Block(dim, heads, mlp_ratio) for _ in range(depth)))
+        # The published program never calls this norm; it stays so that checkpoints keep their layout.
+        self.norm = nn.LayerNorm(dim, eps=1e-6).requires_grad_(False)
+        self._initialize()
+
+    def _initialize(self) -> None:
+        nn.init.trunc_normal_(self.masking_token, std=0.02)
+        if self.cls_token is not None:
+            nn.init.trunc_normal_(self.cls_token, std=0.02)
+        for module in self.blocks.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(
+        self, tokens: Mapping[str, Tokens], combinations: Sequence[Combination]
+    ) -> dict[tuple[Combination, str], Tensor]:
+        """Embeds every combination.
+
+        Args:
+            tokens: the modalities' tokens, by name.
+            combinations: which modalities are to see each other.
+
+        Returns:
+            ``(combination, modality)`` → ``[batch, dim]``, the mean over the modality's own valid tokens after the
+            last layer. With a class token: ``(combination, CLASS)`` → its output.
+        """
+        sources = self._sources(tokens)
+        counts = tuple((name, source.values.shape[1]) for name, source in sources.items())
+        plan = _plan(counts, tuple(combinations), self.cls_token is not None)
+        valid = torch.cat([source.mask for source in sources.values()], dim=1)
+        x = torch.cat([source.values for source in sources.values()], dim=1)
+        valid_copies = plan.lay_out(valid)
+        means = _means(plan.embedding_of_copy.to(x.device), valid_copies, x.dtype)
+
+        if not self.blocks:
+            return dict(zip(plan.embeddings, (means @ plan.lay_out(x)).unbind(1), strict=True))
+        sees_source = plan.sees_source.to(x.device) & valid.unsqueeze(1)
+        sees_copy = plan.sees_copy.to(x.device) & valid_copies.unsqueeze(1)
+        last = len(self.blocks) - 1
+        for number, module in enumerate(self.blocks):
+            block = cast(Block, module)
+            queries, keys, values = block.attn.queries_keys_values(block.norm1(x))
+            if number == 0:
+                x, queries = plan.lay_out(x), plan.lay_out(queries, dim=2)
+            x = x + block.attn(queries, keys, values, sees_source if number == 0 else sees_copy)
+            hidden = block.mlp.hidden(block.norm2(x))
+            if number == last:
+                x, hidden = means @ x, means @ hidden
+            x = x + block.mlp.fc2(hidden)
+        return dict(zip(plan.embeddings, x.unbind(1), strict=True))
+
+    def _sources(self, tokens: Mapping[str, Tokens]) -> dict[str, Tokens]:
+        if self.cls_token is None:
+            return dict(tokens)
+        values, mask = next(iter(tokens.values()))
+        class_token = self.cls_token.to(values.dtype).expand(len(values), 1, -1)
+        return {CLASS: Tokens(class_token, mask.new_ones(len(mask), 1)), **tokens}
+
+
+def with_masking_token(values: Tensor, mask: Tensor, masking_token: Tensor) -> tuple[Tokens, Tensor]:
+    """Puts the masking token in the first place of every sequence that has no valid token.
+
+    Args:
+        values: ``[batch, tokens, dim]``.
+        mask: bool ``[batch, tokens]``.
+        masking_token: ``[dim]``.
+
+    Returns:
+        The tokens, and bool ``[batch]``: which sequences had a valid token of their own.
+    """
+    present = mask.any(dim=1)
+    first = torch.arange(mask.shape[1], device=mask.device) == 0
+    stand_in = first & ~present.unsqueeze(1)
+    values = torch.where(stand_in.unsqueeze(2), masking_token.to(values.dtype), values)
+    return Tokens(values, mask | stand_in), present
+
+
+class _Plan(NamedTuple):
+    """How copies of tokens ("copies") are laid out from the tokens themselves ("sources"), and who sees whom."""
+
+    counts: tuple[int, ...]
+    """Tokens of each source, in order."""
+    order: tuple[int, ...]
+    """The layout: which source each stretch of copies is taken from."""
+    sees_source: Tensor
+    """Bool ``[copies, sources]``: the source takes part in the copy's combination."""
+    sees_copy: Tensor
+    """Bool ``[copies, copies]``: both belong to the same combination."""
+    embeddings: tuple[tuple[Combination, str], ...]
+    embedding_of_copy: Tensor
+    """Bool ``[embeddings, copies]``: the copy is one of those that the embedding is the mean of."""
+
+    def lay_out(self, sources: Tensor, dim: int = 1) -> Tensor:
+        """Sources along ``dim`` → copies along ``dim``."""
+        stretches = sources.split(self.counts, dim=dim)
+        return torch.cat([stretches[source] for source in self.order], dim=dim)
+
+
+@lru_cache(maxsize=64)
+def _plan(counts: tuple[tuple[str, int], ...], combinations: tuple[Combination, ...], class_token: bool) -> _Plan:
+    names = [name for name, _ in counts]
+    parts = [(c, name) for c in combinations for name in names if name in c or name == CLASS]
+    length = dict(counts)
+    copies = [part for part in parts for _ in range(length[part[1]])]
+    sources = [name for name, count in counts for _ in range(count)]
+    embeddings = tuple(part for part in parts if not class_token or part[1] == CLASS)
+    return _Plan(
+        counts=tuple(count for _, count in counts),
+        order=tuple(names.index(name) for _, name in parts),
+        sees_source=torch.tensor([[name in c or name == CLASS for name in sources] for c, _ in copies]),
+        sees_copy=torch.tensor([[other == c for other, _ in copies] for c, _ in copies]),
+        embeddings=embeddings,
+        embedding_of_copy=torch.tensor([[copy == part for copy in copies] for part in embeddings]),
+    )
+
+
+def _means(embedding_of_copy: Tensor, valid: Tensor, dtype: torch.dtype) -> Tensor:
+    """``[batch, embeddings, copies]``: weights whose product with the copies is the mean of an embedding's own."""
+    own = (embedding_of_copy & valid.unsqueeze(1)).to(dtype)
+    return own / own.sum(dim=2, keepdim=True)

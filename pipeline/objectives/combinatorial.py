@@ -1,0 +1,87 @@
+"""MFT's combinatorial loss: a contrastive term for every pair of embeddings (*Everything at Once*, equation 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import InputError
+from pipeline.objectives.contrastive import cosine_similarity
+
+ContrastiveLoss = Callable[[Tensor, Tensor | None], Tensor]
+
+
+class Term(NamedTuple):
+    """Two embeddings that are drawn together, and the modalities a sample must have for it."""
+
+    first: str
+    second: str
+    needs: tuple[str, ...]
+
+
+TERMS = {
+    "tv": Term("text", "video", ("text", "video")),
+    "ta": Term("text", "audio", ("text", "audio")),
+    "va": Term("video", "audio", ("video", "audio")),
+    "t_va": Term("text", "va", ("text", "video", "audio")),
+    "v_ta": Term("video", "ta", ("text", "video", "audio")),
+    "a_tv": Term("audio", "tv", ("text", "video", "audio")),
+}
+
+
+class CombinatorialLoss(nn.Module):
+    """The weighted mean of contrastive terms.
+
+    Args:
+        contrastive: the loss of a term, from a similarity matrix and a mask of the samples that count.
+        weights: weight of each term, by its name in :data:`TERMS`; a term that is not listed has none.
+    """
+
+    def __init__(self, contrastive: ContrastiveLoss, weights: Mapping[str, float]) -> None:
+        super().__init__()
+        unknown = sorted(set(weights) - set(TERMS))
+        if unknown:
+            raise InputError(f"loss.weights has an unknown term {unknown[0]}; known are {', '.join(TERMS)}")
+        self.contrastive = contrastive
+        self.weights = {name: weights[name] for name in TERMS if weights.get(name)}
+        if not self.weights:
+            raise InputError("loss.weights are all zero: nothing would be learnt")
+
+    def forward(self, outputs: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch.
+
+        Args:
+            outputs: what the model gives: ``<name>_embed [batch, dim]`` and bool ``<modality>_nonempty_input_mask
+                [batch]``. Terms whose embeddings are not there are left out.
+
+        Returns:
+            The weighted mean of the terms, and each term by itself, detached. A term for which no sample has all
+            modalities is 0 and counts for nothing.
+
+        Raises:
+            InputError: the model gives none of the embeddings that the loss asks for.
+        """
+        losses, weights = [], []
+        for name, weight in self._terms(outputs):
+            term = TERMS[name]
+            present = torch.stack([outputs[f"{needed}_nonempty_input_mask"] for needed in term.needs]).all(dim=0)
+            similarity = cosine_similarity(outputs[f"{term.first}_embed"], outputs[f"{term.second}_embed"])
+            losses.append(self.contrastive(similarity, present))
+            weights.append(weight * present.any())
+        total = sum(weight * loss for weight, loss in zip(weights, losses, strict=True))
+        total = total / torch.stack(weights).sum().clamp(min=torch.finfo(losses[0].dtype).tiny)
+        names = [name for name, _ in self._terms(outputs)]
+        return total, {name: loss.detach() for name, loss in zip(names, losses, strict=True)}
+
+    def _terms(self, outputs: Mapping[str, Tensor]) -> list[tuple[str, float]]:
+        terms = [
+            (name, weight)
+            for name, weight in self.weights.items()
+            if f"{TERMS[name].first}_embed" in outputs and f"{TERMS[name].second}_embed" in outputs
+        ]
+        if not terms:
+            raise InputError(f"the model gives no embeddings for the loss's terms {', '.join(self.weights)}")
+        return terms

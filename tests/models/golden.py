@@ -1,0 +1,83 @@
+"""The golden cases of the networks: their batches, their weights by published name, their numbers."""
+
+import importlib.util
+from functools import lru_cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.config import ModelSettings
+from pipeline.models import build_model
+from tests.conftest import GOLDEN
+
+SEEDS = {
+    "mft_base": 11,
+    "mft_depth2": 12,
+    "mft_audio_maxpool": 13,
+    "mft_per_modality": 14,
+    "mcn_base": 21,
+    "avlnet_text_tri": 22,
+    "avlnet_text_fused": 23,
+    "avlnet": 24,
+}
+
+
+@lru_cache(maxsize=1)
+def _fill() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("golden_fill", GOLDEN / "fill.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def published_keys(case: str) -> list[tuple[str, list[int]]]:
+    keys: list[tuple[str, list[int]]] = _fill().load_keys(str(GOLDEN / f"{case}.keys.json"))
+    return keys
+
+
+@lru_cache(maxsize=4)
+def _filled(case: str) -> dict[str, Any]:
+    values: dict[str, Any] = _fill().fill(published_keys(case), SEEDS[case])
+    return values
+
+
+def published_weights(case: str) -> dict[str, Tensor]:
+    return {name: torch.tensor(value) for name, value in _filled(case).items()}
+
+
+def with_published_weights(case: str, settings: ModelSettings) -> nn.Module:
+    with torch.device("meta"):
+        model = build_model(settings)
+    model.load_state_dict(published_weights(case), strict=True, assign=True)
+    return model
+
+
+def numbers(case: str, prefix: str) -> dict[str, Any]:
+    """What the case holds under ``prefix/``, without the prefix."""
+    with np.load(GOLDEN / f"{case}.npz") as arrays:
+        return {name.removeprefix(f"{prefix}/"): arrays[name] for name in arrays if name.startswith(f"{prefix}/")}
+
+
+def batch_of(case: str) -> dict[str, Tensor]:
+    """The case's batch under this package's names."""
+    renamed = {"audio_STFT_nframes": "audio_nframes", "nframes": "audio_nframes"}
+    return {renamed.get(name, name): torch.from_numpy(value) for name, value in numbers(case, "in").items()}
+
+
+def assert_close(ours: Tensor | float, golden: Any, tolerance: float = 1e-4) -> None:
+    """Relative to the largest golden number, as embeddings have entries near zero."""
+    ours, golden = np.asarray(torch.as_tensor(ours).detach()), np.asarray(golden)
+    assert ours.shape == golden.shape
+    assert np.abs(ours - golden).max() <= tolerance * max(np.abs(golden).max(), 1e-12)
+
+
+def assert_gradient_norms(model: nn.Module, golden: dict[str, Any]) -> None:
+    """The same parameters have gradients, of the same norms."""
+    norms = {name: p.grad.norm() for name, p in model.named_parameters() if p.grad is not None}
+    assert set(norms) == set(golden)
+    for name, norm in norms.items():
+        np.testing.assert_allclose(norm.item(), golden[name], rtol=1e-4, atol=1e-7, err_msg=name)
