@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pipeline.config import Recipe, load_recipe, recipe_names
 from pipeline.errors import InputError
@@ -34,9 +35,7 @@ def verb_parser(description: str | None, *, recipe: str | None = None) -> argpar
     return parser
 
 
-def parse_with_recipe(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None
-) -> tuple[argparse.Namespace, Recipe]:
+def parse_with_recipe(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, Recipe]:
     """The verb's own arguments, and the recipe with what is left on the command line as dotted overrides."""
     arguments, overrides = parser.parse_known_args(argv)
     return arguments, load_recipe(arguments.recipe, overrides)
@@ -52,13 +51,21 @@ def run_verb(main: Callable[[], None]) -> None:
     except InputError as error:
         _fail(str(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
         where = f" at {error.filename}" if error.filename else ""
-        _fail(f"the disk is full{where}: free some space and run the same command again; nothing is lost")
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _fail(f"the disk is full{where}: free some space and run the same command again; nothing is lost")
+        if not error.filename:
+            raise
+        _fail(f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         console.print("\nstopped; the same command continues where it was")
         sys.exit(130)
+
+
+def progress_bar() -> Progress:
+    """Progress of a stage: name, bar, how many of how many, time gone and time left."""
+    columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
 
 
 def _fail(message: str) -> None:

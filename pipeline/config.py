@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
+import json
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -64,6 +66,11 @@ class ExtractSettings:
     """Seconds for one video; more is the failure ``timeout``."""
     shard_bytes: int = 1_000_000_000
     """A shard is sealed once it is this large."""
+
+    def fingerprint(self) -> str:
+        """Names what decides the stored values; two shards of one fingerprint can be mixed."""
+        decisive = (self.video_2d, self.video_3d, self.audio, self.words, self.word_dim, self.normalize)
+        return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]
 
 
 @dataclass
@@ -154,20 +161,27 @@ class TrainSettings:
     steps: int | None = None
     """Stop after this many steps, whatever the epoch; null: after ``epochs``."""
     learning_rate: float = 5e-5
-    weight_decay: float = 1e-3
+    weight_decay: float = 0.0
     optimizer: Literal["adam", "adamw"] = "adam"
     schedule: Literal["constant", "exponential", "cosine"] = "exponential"
-    decay: float = 0.95
+    decay: float = 0.9
     """Factor per epoch of the exponential schedule."""
     warmup_steps: int = 0
     clip_gradient: float | None = None
+    """Largest norm of all gradients together; null: not clipped."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the network's matrix products; similarities, losses and norms are float32 always."""
+    eval_mode: bool = False
+    """Whether the network trains in eval mode: batch norm keeps its statistics (MFT's fine-tuning)."""
     workers: int = 4
     """Loader processes."""
     seed: int = 1
     checkpoint_every: int = 1000
     """Steps between checkpoints."""
     keep: int = 3
-    """Checkpoints kept."""
+    """Checkpoints kept, beside the best."""
+    evaluate_every: int | None = None
+    """Steps between evaluations on ``evaluate.split``, which choose the best checkpoint; null: none."""
     log_every: int = 10
 
 

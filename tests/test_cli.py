@@ -18,6 +18,7 @@ def raising(error: BaseException):
     [
         (InputError("x.csv: no column video_id; name one with --id-column"), 2, "x.csv: no column video_id"),
         (OSError(errno.ENOSPC, "No space left on device", "shards/a.tar"), 2, "the disk is full at shards/a.tar"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "a/b"), 2, "a/b: Not a directory"),
         (KeyboardInterrupt(), 130, "the same command continues"),
     ],
 )

@@ -1,0 +1,73 @@
+"""The main job, small: the whole way from a list of videos to a table of results, in a few minutes without a GPU.
+
+    python -m pipeline.demo
+
+Draws a corpus of narrated how-to videos, serves it on this machine from an HTTP server that misbehaves a little, and
+then runs the same commands that a real run does. Stop it whenever you like: the same command continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.cli import console, progress_bar, run_verb
+from pipeline.demo.corpus import build_corpus, scripts
+from pipeline.demo.faults import demo_faults
+from pipeline.demo.mirror import Mirror
+from pipeline.errors import InputError
+
+RUN = Path("runs/demo")
+MANIFEST = Path("manifests/demo.parquet")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the demo."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", type=Path, default=Path("corpus"), help="folder of the corpus; default: corpus")
+    arguments = parser.parse_args(argv)
+    started = time.monotonic()
+    _draw_corpus(arguments.corpus)
+    with Mirror(arguments.corpus / "videos", demo_faults(scripts())) as mirror:
+        template = f"{mirror.url}/{{video_id}}.mp4"
+        _verb("manifest", "build", "table", arguments.corpus / "videos.jsonl", "--out", MANIFEST)
+        _verb("download", MANIFEST, "--videos", "videos/demo", "--recipe", "demo", "--download.template", template)
+    _verb("extract", MANIFEST, "--videos", "videos/demo", "--recipe", "demo")
+    _verb("train", "--recipe", "demo", "--shards", "shards/demo", "--run", RUN)
+    _verb("evaluate", "--run", RUN, "--shards", "shards/demo")
+    _verb("report", "--run", RUN, "--manifest", MANIFEST, "--videos", "videos/demo", "--shards", "shards/demo")
+    console.print(f"\nThe whole way took {time.monotonic() - started:.0f} s. The page to look at: {RUN}/report.html")
+
+
+def _draw_corpus(folder: Path) -> None:
+    with progress_bar() as progress:
+        total = len(scripts())
+        bar = progress.add_task("corpus", total=total)
+        for _ in build_corpus(folder):
+            progress.advance(bar)
+    console.print(f"corpus: {total} narrated videos of 12 how-to topics in {folder}")
+
+
+def _verb(verb: str, *arguments: object) -> None:
+    """Runs one stage as a user would, and shows the command."""
+    command = ["python", "-m", f"pipeline.{verb}", *map(str, arguments)]
+    console.print(f"\n$ {shlex.join(command)}", style="bold", markup=False, soft_wrap=True)
+    process = subprocess.Popen([sys.executable, *command[1:]])
+    try:
+        status = process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # the stage got the same Ctrl-C and is putting its things in order
+        raise
+    if status == 130:
+        raise KeyboardInterrupt
+    if status != 0:
+        raise InputError(f"the demo stopped at {verb} (exit code {status}); make demo continues from there")
+
+
+if __name__ == "__main__":
+    run_verb(main)

@@ -1,0 +1,285 @@
+"""Extracts features of the downloaded videos of a manifest into shards.
+
+    python -m pipeline.extract manifests/howto100m.parquet --videos videos --recipe mft
+
+Each worker writes its own shards. It can be stopped or killed at any moment: the same command continues, and every
+video is in one shard once, or in the ledger with the reason why it is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline import ray_pool
+from pipeline.acquire.layout import find_captions, find_video
+from pipeline.acquire.ledger import Ledger, LedgerRow
+from pipeline.cli import console, parse_with_recipe, progress_bar, run_verb, verb_parser
+from pipeline.config import ExtractSettings, Recipe
+from pipeline.datasets.table import Manifest
+from pipeline.errors import InputError
+from pipeline.media.captions import read_captions
+from pipeline.media.errors import MediaError
+from pipeline.shards.recovery import completed_ids, seal_leftovers
+from pipeline.text.words import build_word_vectors
+from pipeline.types import Video
+
+STAGE = "extract"
+_LEDGER_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video to extract, its captions resolved."""
+
+    video: Video
+    path: Path
+
+
+class Worker:
+    """The actor: features of one video after another into shards of its own."""
+
+    def __init__(self, settings: ExtractSettings, folder: Path, name: str, writer: str, device: str, threads: int):
+        import torch
+
+        from pipeline.backbones.extractor import FeatureExtractor
+        from pipeline.shards.writer import ShardWriter
+        from pipeline.text.words import WordVectors
+
+        torch.set_num_threads(threads)
+        self.settings = settings
+        self.features = FeatureExtractor(settings, device)
+        self.words = WordVectors.load(folder / "words.parquet")
+        self.writer = ShardWriter(folder, name, writer, settings.shard_bytes, wait=30.0)
+
+    def extract(self, job: Job) -> LedgerRow:
+        """Extracts one video; when this returns a ``done`` row, its sample is on disk and counts.
+
+        Raises:
+            OSError: the disk is full, or fails.
+        """
+        from pipeline.shards.sample import Sample, encode_captions
+
+        started = time.monotonic()
+        try:
+            features = self.features.extract(job.path)
+        except MediaError as error:
+            return _row(job.video.video_id, "failed", error.reason, error.message, started=started)
+        captions = job.video.captions or []
+        arrays: dict[Any, Any] = dict(features.arrays)
+        caption_words = [0] * (len(captions) + 1)
+        if captions:
+            arrays["text"], caption_words = encode_captions(captions, self.words.ids)
+        sample = Sample(
+            video_id=job.video.video_id,
+            duration=features.duration,
+            captions=captions,
+            arrays=arrays,
+            rates=features.rates,
+            caption_words=caption_words,
+            recipe=self.settings.fingerprint(),
+            backbones=features.backbones,
+            notes=features.notes,
+            split=job.video.split,
+            category_1=job.video.category_1,
+            category_2=job.video.category_2,
+            task_id=job.video.task_id,
+        )
+        self.writer.add(sample)
+        return _row(job.video.video_id, "done", None, "; ".join(features.notes), job.path.stat().st_size, started)
+
+    def close(self) -> None:
+        """Seals the shard in the making."""
+        self.writer.close()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the verb."""
+    parser = verb_parser(__doc__, recipe="mft")
+    parser.add_argument("manifest", type=Path, help="the list of videos, from python -m pipeline.manifest")
+    parser.add_argument("--videos", type=Path, default=Path("videos"), help="folder of the videos; default: videos")
+    parser.add_argument("--shards", type=Path, help="folder for the shards; default: shards/<manifest's name>")
+    parser.add_argument("--workers", type=int, help="workers; default: one per GPU, else one per two CPUs")
+    parser.add_argument("--ray-address", help="a Ray cluster to run on; default: this machine")
+    parser.add_argument("--retry", action="append", default=[], metavar="REASON", help="try such failures again")
+    arguments, recipe = parse_with_recipe(parser, argv)
+    run(arguments, recipe)
+
+
+def run(arguments: argparse.Namespace, recipe: Recipe) -> None:
+    """Extracts what is not done yet; raises :class:`InputError` for what stops all of it."""
+    manifest = Manifest(arguments.manifest)
+    folder = arguments.shards or Path("shards") / manifest.name
+    folder.mkdir(parents=True, exist_ok=True)
+    _check_recipe(folder, recipe)
+    ledger = Ledger(arguments.manifest.with_suffix(".ledger"))
+    _prepare_words(folder, manifest, recipe.extract)
+    done = completed_ids(folder)
+    failed = {
+        video_id
+        for video_id, row in ledger.latest(STAGE).items()
+        if row.outcome == "failed" and row.reason not in arguments.retry and video_id not in done
+    }
+    session = _Session(ledger, manifest, arguments.videos, skip=done | failed)
+    session.note_unrecorded(done)
+    if session.total == 0:
+        seal_leftovers(folder)
+        console.print(f"extract: nothing to do; {len(done)} done, {len(failed)} failed before, {session.here()}")
+        return
+    ray_pool.start(arguments.ray_address)
+    try:
+        _extract_all(session, arguments.workers, folder, manifest.name, recipe.extract)
+    finally:
+        session.flush()
+        ray_pool.stop()
+    console.print(session.summary(folder))
+
+
+class _Session:
+    """What one run does: the jobs, the rows for the ledger and the counts."""
+
+    def __init__(self, ledger: Ledger, manifest: Manifest, videos: Path, skip: set[str]) -> None:
+        self._ledger, self._manifest, self._videos, self._skip = ledger, manifest, videos, skip
+        self._rows: list[LedgerRow] = []
+        self._flushed = self._started = time.monotonic()
+        self.counts: Counter[str] = Counter()
+        paths = ((video_id, find_video(videos, video_id)) for video_id in manifest.ids() if video_id not in skip)
+        self._paths = {video_id: path for video_id, path in paths if path is not None}
+        self.missing = len(manifest) - len(skip.intersection(manifest.ids())) - len(self._paths)
+        self.total = len(self._paths)
+
+    def jobs(self) -> Iterator[Job]:
+        """The videos to extract, in the manifest's order."""
+        for video in self._manifest:
+            path = self._paths.get(video.video_id)
+            if path is None:
+                continue
+            if video.captions is None:
+                beside = find_captions(self._videos, video.video_id)
+                video.captions = read_captions(beside) if beside is not None else None
+            yield Job(video, path)
+
+    def record(self, row: LedgerRow) -> None:
+        """Takes a row for the ledger; it is written within some seconds."""
+        self._rows.append(row)
+        self.counts["done" if row.outcome == "done" else str(row.reason)] += 1
+        if time.monotonic() - self._flushed > _LEDGER_SECONDS:
+            self.flush()
+
+    def note_unrecorded(self, done: set[str]) -> None:
+        """Rows for videos that are in a shard but, since a run was killed, not in the ledger."""
+        latest = self._ledger.latest(STAGE)
+        listed = done.intersection(self._manifest.ids())
+        missing = sorted(name for name in listed if name not in latest or latest[name].outcome != "done")
+        self._rows += [_row(video_id, "done", None, "found in a shard") for video_id in missing]
+        self.flush()
+
+    def flush(self) -> None:
+        """Writes the rows so far to the ledger."""
+        if self._rows:
+            self._ledger.append(self._rows)
+        self._rows, self._flushed = [], time.monotonic()
+
+    def here(self) -> str:
+        """How many videos are not there to extract."""
+        return f"{self.missing} not downloaded" if self.missing else "all downloaded"
+
+    def summary(self, folder: Path) -> str:
+        """One line for people."""
+        failures = Counter({reason: count for reason, count in self.counts.items() if reason != "done"})
+        listed = ", ".join(f"{reason} {count}" for reason, count in failures.most_common())
+        seconds = time.monotonic() - self._started
+        return (
+            f"extract: {self.counts['done']} done, {failures.total()} failed{f' ({listed})' if listed else ''}, "
+            f"{self.here()}; {seconds:.0f} s, {sum(self.counts.values()) / seconds:.2f} videos/s; shards in {folder}"
+        )
+
+
+def _extract_all(session: _Session, workers: int | None, folder: Path, name: str, settings: ExtractSettings) -> None:
+    import ray
+
+    resources = ray.cluster_resources()
+    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+    size = min(workers or gpus or max(cpus // 2, min(cpus, 2)), session.total)
+    names = [f"w{index:03d}" for index in range(size)]
+    seal_leftovers(folder, except_writers=names)
+    threads = max(cpus // size, 1)
+    share = {"num_gpus": gpus / size, "num_cpus": 1} if gpus else {"num_cpus": min(1, cpus / size)}
+    actor = ray.remote(Worker).options(max_restarts=0, **share)  # the pool replaces actors that die
+
+    def create(index: int) -> Any:
+        device = "cuda" if gpus else "cpu"
+        return actor.remote(settings, folder.resolve(), name, names[index], device, threads)
+
+    def counted(index: int, lost: list[Job]) -> set[str]:
+        return completed_ids(folder, writer=names[index])
+
+    pool: ray_pool.ActorPool[Job, LedgerRow] = ray_pool.ActorPool(
+        create, size, "extract", in_flight=2, item_id=lambda job: job.video.video_id, on_replaced=counted
+    )
+    with pool, progress_bar() as progress:
+        bar = progress.add_task("extract", total=session.total)
+        for outcome in pool.run(session.jobs()):
+            session.record(_as_row(outcome))
+            progress.update(bar, completed=sum(session.counts.values()))
+        pool.broadcast("close")
+
+
+def _as_row(outcome: ray_pool.Outcome[Job, LedgerRow]) -> LedgerRow:
+    video_id = outcome.item.video.video_id
+    if outcome.result is not None:
+        return outcome.result
+    if outcome.error is None:
+        return _row(video_id, "done", None, "its worker died after the sample was on disk")
+    if isinstance(outcome.error, OSError) and outcome.error.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise outcome.error
+    return _row(video_id, "failed", "unknown", f"{type(outcome.error).__name__}: {outcome.error}")
+
+
+def _row(
+    video_id: str, outcome: str, reason: str | None, message: str, size: int = 0, started: float | None = None
+) -> LedgerRow:
+    seconds = time.monotonic() - started if started is not None else 0.0
+    at = datetime.now(UTC)
+    return LedgerRow(video_id, STAGE, outcome, reason, message, 1, size, seconds, socket.gethostname(), at)
+
+
+def _prepare_words(folder: Path, manifest: Manifest, settings: ExtractSettings) -> None:
+    """Word vectors of the data set, made once: ids in shards refer to them."""
+    path = folder / "words.parquet"
+    if not path.exists():
+        texts = (caption.text for video in manifest for caption in video.captions or [])
+        build_word_vectors(settings.words, texts, settings.word_dim).save(path)
+
+
+def _check_recipe(folder: Path, recipe: Recipe) -> None:
+    """Remembers what the shards are extracted with, and refuses to mix."""
+    path = folder / "extract.yaml"
+    fingerprint = recipe.extract.fingerprint()
+    if path.exists():
+        before = yaml.safe_load(path.read_text())
+        if before["fingerprint"] != fingerprint:
+            raise InputError(
+                f"{folder} holds shards of other settings ({path}); give another folder with --shards, or the recipe "
+                f"{before['recipe']} that it was made with"
+            )
+        return
+    values = {"fingerprint": fingerprint, "recipe": recipe.name, "seeded": recipe.seeded, **asdict(recipe.extract)}
+    beside = path.with_suffix(f".tmp{os.getpid()}")
+    beside.write_text(yaml.safe_dump(values, sort_keys=False))
+    beside.replace(path)
+
+
+if __name__ == "__main__":
+    run_verb(main)

@@ -1,0 +1,260 @@
+"""Writes one HTML page about a run: what was got, what was lost and why, how it trained and how well it retrieves.
+
+    python -m pipeline.report --run runs/demo --manifest manifests/demo.parquet --shards shards/demo
+
+The page refers to nothing outside itself: it can be mailed, and opens without a network.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from datetime import datetime
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from pipeline.acquire.layout import find_video
+from pipeline.acquire.ledger import Ledger, LedgerRow
+from pipeline.cli import console, run_verb, verb_parser
+from pipeline.datasets.table import Manifest
+from pipeline.errors import InputError
+from pipeline.media.decode import FrameFormat, decode
+from pipeline.media.errors import MediaError
+from pipeline.pages.charts import Point, bar_chart, line_chart
+from pipeline.pages.images import data_uri, spectrogram_picture
+from pipeline.pages.page import Section, Tile, render_report, table
+from pipeline.shards.reader import ShardSet
+from pipeline.shards.sample import Sample
+
+_STRIP = 8
+"""Frames shown of the sample."""
+_STAGES = ("download", "extract")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the verb."""
+    parser = verb_parser(__doc__)
+    parser.add_argument("--run", type=Path, required=True, help="folder of the run, runs/<name>")
+    parser.add_argument("--manifest", type=Path, help="the list of videos: adds coverage, failures and throughput")
+    parser.add_argument("--shards", type=Path, help="the shards: adds a sample")
+    parser.add_argument("--videos", type=Path, default=Path("videos"), help="the videos: adds the sample's frames")
+    parser.add_argument("--out", type=Path, help="the page; default: report.html in the run's folder")
+    arguments = parser.parse_args(argv)
+    if not arguments.run.is_dir():
+        raise InputError(f"there is no run {arguments.run}; train one with: python -m pipeline.train --run ...")
+    settings = _read_settings(arguments.run)
+    metrics = _read_json(arguments.run / "metrics.json")
+    sections, headline = [], []
+    if metrics:
+        sections.append(results_section(metrics))
+        headline += _result_tiles(metrics)
+    if arguments.manifest:
+        manifest, ledger = Manifest(arguments.manifest), Ledger(arguments.manifest.with_suffix(".ledger"))
+        latest = {stage: ledger.latest(stage) for stage in _STAGES}
+        sections += [coverage_section(manifest.ids(), latest), throughput_section(latest)]
+        headline += _coverage_tiles(len(manifest), latest)
+    if arguments.shards:
+        sections.append(sample_section(ShardSet(arguments.shards), arguments.videos))
+    sections += [training_section(arguments.run / "metrics.jsonl"), settings_section(settings)]
+    page = render_report(
+        title=f"Run {arguments.run.name}",
+        recipe=settings,
+        headline=headline,
+        sections=sections,
+        made_at=datetime.now(),
+    )
+    target = arguments.out or arguments.run / "report.html"
+    beside = target.with_suffix(".tmp")
+    beside.write_text(page)
+    beside.replace(target)
+    console.print(f"report: {target} ({len(page) / 1e6:.1f} MB)")
+
+
+def results_section(metrics: dict[str, Any]) -> Section:
+    """Retrieval against chance, from ``metrics.json``."""
+    retrieval, chance = metrics["retrieval"], metrics["chance"]
+    header = ["", "R@1", "R@5", "R@10", "median rank"]
+    rows = [
+        [_direction(name), *(_percent(row[key]) for key in ("R1", "R5", "R10")), f"{row['MedR']:g}"]
+        for name, row in retrieval.items()
+    ]
+    rows.append(["chance", *(_percent(chance[key]) if key in chance else "" for key in ("R1", "R5", "R10")), ""])
+    bars = [(_direction(name), row["R1"], _percent(row["R1"])) for name, row in retrieval.items()]
+    body = bar_chart(bars, reference=(chance["R1"], f"chance, {_percent(chance['R1'])}"))
+    note = f"Recall at 1 on {metrics['clips']} held-out clips that training never saw."
+    return Section("results", "Retrieval", body + "<h3>All figures</h3>" + table(header, rows), note)
+
+
+def coverage_section(video_ids: Sequence[str], latest: dict[str, dict[str, LedgerRow]]) -> Section:
+    """How many videos each stage has, and for which reasons it lacks the others."""
+    total = len(video_ids)
+    bars = [("listed", float(total), f"{total:,}")]
+    failures: Counter[tuple[str, str]] = Counter()
+    examples: dict[tuple[str, str], str] = {}
+    for stage in _STAGES:
+        rows = [latest[stage][video_id] for video_id in video_ids if video_id in latest[stage]]
+        done = sum(row.outcome == "done" for row in rows)
+        bars.append((f"{stage}ed", float(done), f"{done:,} ({_percent(done / max(total, 1))})"))
+        for row in rows:
+            if row.outcome == "failed":
+                key = (stage, str(row.reason))
+                failures[key] += 1
+                examples.setdefault(key, row.message)
+    body = bar_chart(bars)
+    if failures:
+        lines = [[*key, f"{count:,}", _shorten(examples[key])] for key, count in failures.most_common()]
+        body += "<h3>Failures by reason</h3>" + table(["stage", "reason", "videos", "for example"], lines, (0, 1, 3))
+    else:
+        body += '<p class="note">No failures.</p>'
+    return Section("coverage", "Coverage", body)
+
+
+def throughput_section(latest: dict[str, dict[str, LedgerRow]]) -> Section:
+    """Videos done over time, and the figures of each stage."""
+    rows = []
+    curves: dict[str, list[Point]] = {}
+    for stage in _STAGES:
+        done = sorted((row for row in latest[stage].values() if row.outcome == "done"), key=lambda row: row.at)
+        if not done:
+            continue
+        # a row's time is that of its end
+        first = min(row.at.timestamp() - row.seconds for row in done)
+        span = max(done[-1].at.timestamp() - first, 1e-3)
+        size = sum(row.bytes or 0 for row in done)
+        work = sum(row.seconds for row in done)
+        attempts = sum(row.attempts for row in latest[stage].values())
+        rows.append(
+            [stage, f"{len(done):,}", f"{size / 1e6:,.1f}", f"{span:,.0f}", f"{len(done) / span:.2f}",
+             f"{size / 1e6 / span:.2f}", f"{work / len(done):.2f}", f"{attempts:,}"]
+        )  # fmt: skip
+        curves[stage] = [(row.at.timestamp() - first, float(index + 1)) for index, row in enumerate(done)]
+    header = ["stage", "videos", "MB of video", "seconds", "videos/s", "MB/s", "s per video", "attempts"]
+    chart = line_chart(curves, "seconds since the stage began", "videos done")
+    return Section("throughput", "Throughput", table(header, rows) + "<h3>Progress</h3>" + chart)
+
+
+def sample_section(shards: ShardSet, videos: Path) -> Section:
+    """One video as the shards hold it: frames, spectrogram, captions, arrays."""
+    richest = max(range(min(len(shards), 200)), key=lambda number: (len(shards.row(number).members), -number))
+    sample = shards.read(shards.ids[richest])
+    body = _strip(find_video(videos, sample.video_id), sample.duration)
+    if "audio" in sample.arrays:
+        picture = data_uri(spectrogram_picture(sample.arrays["audio"]))
+        body += f'<h3>Log-mel spectrogram</h3><img class="wide" alt="log-mel spectrogram" src="{picture}">'
+    if sample.captions:
+        body += "<h3>Captions</h3>" + _caption_track(sample)
+    rows = [
+        [name, " × ".join(map(str, array.shape)), str(array.dtype), f"{array.nbytes / 1024:,.0f}",
+         f"{sample.rates[name]:g} / s" if name in sample.rates else "", sample.backbones.get(name, "")]
+        for name, array in sample.arrays.items()
+    ]  # fmt: skip
+    body += "<h3>Arrays</h3>" + table(["member", "shape", "type", "KiB", "rate", "from"], rows, (0, 1, 2, 5))
+    about = ", ".join(part for part in (sample.category_1, sample.category_2) if part)
+    note = f"{sample.video_id}{f', {about}' if about else ''}: {sample.duration:.1f} s, split {sample.split}."
+    return Section("sample", "A sample", body, note)
+
+
+def training_section(log: Path) -> Section:
+    """Loss curves and speed, from ``metrics.jsonl``."""
+    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    curves: dict[str, list[Point]] = defaultdict(list)
+    for row in rows:
+        for key, value in row.items():
+            if (key == "loss" or key.startswith("loss/")) and value is not None:
+                curves[key.removeprefix("loss/")].append((row["step"], value))
+    body = line_chart(dict(list(curves.items())[:7]), "step", "loss")
+    speeds = [row["clips_per_second"] for row in rows if row.get("clips_per_second")]
+    waits = [row["data_wait"] for row in rows if row.get("data_wait") is not None]
+    note = ""
+    if speeds:
+        note = f"{rows[-1]['step']:,} steps; {np.median(speeds):,.0f} clips/s (median)"
+        note += f", {_percent(float(np.median(waits)))} of the time waiting for data." if waits else "."
+    return Section("training", "Training", body, note)
+
+
+def settings_section(settings: dict[str, Any]) -> Section:
+    """The run's whole recipe."""
+    text = escape(yaml.safe_dump(settings, sort_keys=False))
+    return Section(
+        "settings", "Settings", f"<details><summary>The recipe of this run</summary><pre>{text}</pre></details>"
+    )
+
+
+def _strip(path: Path | None, duration: float) -> str:
+    if path is None:
+        return '<p class="empty">The video is no longer here, so its frames are not shown.</p>'
+    rate = _STRIP / max(duration, 0.1)
+    frames: list[np.ndarray] = []
+    try:
+        for _, chunk in decode(path, {"2d": FrameFormat(rate=rate, size=144, crop=False)}, audio=False):
+            frames += list(chunk)
+    except MediaError as error:
+        return f'<p class="empty">Its frames cannot be shown: {escape(error.message)}</p>'
+    images = (f'<img alt="frame" src="{data_uri(frame, "jpeg")}">' for frame in frames[:_STRIP])
+    return f'<div class="strip">{"".join(images)}</div>'
+
+
+def _caption_track(sample: Sample) -> str:
+    length = max(sample.duration, 0.1)
+    spans = []
+    for index, caption in enumerate(sample.captions):
+        left, width = 100 * caption.start / length, 100 * (caption.end - caption.start) / length
+        place = f"left:{left:.2f}%;width:{min(width, 100 - left):.2f}%;top:{27 * (index % 2)}px"
+        when = f"{caption.start:.1f}–{caption.end:.1f} s: {caption.text}"
+        spans.append(f'<span style="{place}" title="{escape(when)}">{escape(caption.text)}</span>')
+    axis = "".join(f"<span>{length * part / 4:.0f} s</span>" for part in range(5))
+    return f'<div class="track">{"".join(spans)}</div><div class="axis">{axis}</div>'
+
+
+def _result_tiles(metrics: dict[str, Any]) -> list[Tile]:
+    best = metrics["retrieval"].get("t2va")
+    if not best:
+        return []
+    times = best["R1"] / metrics["chance"]["R1"]
+    return [Tile(_percent(best["R1"]), "text → video + sound, R@1"), Tile(f"{times:.0f} ×", "chance")]
+
+
+def _coverage_tiles(total: int, latest: dict[str, dict[str, LedgerRow]]) -> list[Tile]:
+    done = sum(row.outcome == "done" for row in latest["extract"].values())
+    failed = sum(row.outcome == "failed" for rows in latest.values() for row in rows.values())
+    return [Tile(f"{done:,} of {total:,}", "videos in shards"), Tile(f"{failed:,}", "failed, each with its reason")]
+
+
+def _direction(name: str) -> str:
+    words = {"t": "text", "v": "video", "a": "sound"}
+    query, _, target = name.partition("2")
+    if not target or not set(query + target) <= set("tva+"):
+        return name
+    sides = (" + ".join(words[letter] for letter in side if letter != "+") for side in (query, target))
+    summed = " (summed)" if "+" in name else ""
+    return " → ".join(sides) + summed
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _shorten(message: str, length: int = 90) -> str:
+    line = " ".join((message or "").split())
+    return line if len(line) <= length else f"{line[: length - 1]}…"
+
+
+def _read_settings(run: Path) -> dict[str, Any]:
+    path = run / "config.yaml"
+    if not path.exists():
+        raise InputError(f"{path} is not there: {run} is no run, or was never trained")
+    values = yaml.safe_load(path.read_text())
+    return dict(values.get("recipe", values)) if isinstance(values.get("recipe"), dict) else dict(values)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+if __name__ == "__main__":
+    run_verb(main)
