@@ -1,0 +1,33 @@
+"""All backbones by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from pipeline.backbones.base import Backbone
+from pipeline.backbones.seeded import seeded_2d, seeded_3d
+from pipeline.errors import InputError
+
+_BACKBONES: dict[str, Callable[[], Backbone]] = {
+    "seeded_2d": seeded_2d,
+    "seeded_3d": seeded_3d,
+}
+
+
+def backbone_names() -> list[str]:
+    """The names that :func:`get_backbone` knows."""
+    return sorted(_BACKBONES)
+
+
+def get_backbone(name: str) -> Backbone:
+    """A backbone's description; its network is made by :meth:`Backbone.load`.
+
+    Raises:
+        InputError: there is no such backbone; the nearest name is given.
+    """
+    if name in _BACKBONES:
+        return _BACKBONES[name]()
+    nearest = difflib.get_close_matches(name, backbone_names(), n=1)
+    hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(backbone_names())}"
+    raise InputError(f"there is no backbone {name} ({hint})")

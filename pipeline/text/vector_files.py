@@ -1,0 +1,100 @@
+"""Readers of published word vectors, which keep only the words that are wanted: memory does not grow with the file."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator, Set
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+
+from pipeline.errors import InputError
+
+_READ_BYTES = 1 << 20
+_TEXT_ENDINGS = (".txt", ".vec", ".txt.gz", ".vec.gz")
+
+
+def read_vectors(path: Path, wanted: Set[str]) -> tuple[list[str], np.ndarray]:
+    """The wanted words that a file has, in its order, and their vectors, float32 ``[words, dim]``.
+
+    Args:
+        path: word2vec's text format (``.txt``, ``.vec``), gensim's (``.kv``), else word2vec's binary one; any but
+            gensim's may be gzipped.
+        wanted: words to keep.
+
+    Raises:
+        InputError: the file is not there, or not in that format.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: there are no word vectors here")
+    if path.suffix == ".kv":
+        return _from_gensim(path, wanted)
+    found: dict[str, np.ndarray] = {}
+    dim = 0
+    try:
+        with cast(BinaryIO, gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")) as file:
+            count, dim = (int(number) for number in file.readline().split())
+            is_text = path.name.endswith(_TEXT_ENDINGS)
+            rows = _text_rows(file, dim) if is_text else _binary_rows(file, count, dim)
+            for word, vector in rows:
+                if word in wanted and word not in found:
+                    found[word] = vector
+    except (ValueError, EOFError, OSError) as error:
+        raise InputError(f"{path}: not word vectors in word2vec's format ({error})") from None
+    return list(found), np.stack(list(found.values())) if found else np.empty((0, dim), np.float32)
+
+
+def collection_file(name: str) -> Path:
+    """The file of a name in gensim's collection, fetched on first use.
+
+    Raises:
+        InputError: no such name, or it cannot be fetched.
+    """
+    import gensim.downloader  # takes a second to import, and most runs do not need it
+
+    folder = Path(gensim.downloader.BASE_DIR) / name
+    local = folder / f"{name}.gz"
+    if local.is_file():
+        return local
+    try:
+        return Path(gensim.downloader.load(name, return_path=True))
+    except (ValueError, OSError) as error:
+        reason = " ".join(str(error).split()).partition(";")[0]
+        raise InputError(
+            f"word vectors {name} are neither a file, nor at {local}, nor could they be fetched ({reason}): put them "
+            "there, or name a file (--extract.words GoogleNews-vectors-negative300.bin.gz), or train them on the "
+            "captions (--extract.words corpus)"
+        ) from None
+
+
+def _from_gensim(path: Path, wanted: Set[str]) -> tuple[list[str], np.ndarray]:
+    from gensim.models import KeyedVectors
+
+    stored = KeyedVectors.load(str(path), mmap="r")
+    words = [word for word in stored.index_to_key if word in wanted]
+    rows = [stored.key_to_index[word] for word in words]
+    return words, np.asarray(stored.vectors[rows], dtype=np.float32).reshape(len(words), stored.vector_size)
+
+
+def _binary_rows(file: BinaryIO, count: int, dim: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Rows of word2vec's binary format: a word, a space, ``dim`` little-endian float32, perhaps a line's end."""
+    row_bytes = 4 * dim
+    pending, start = b"", 0
+    for _ in range(count):
+        while (space := pending.find(b" ", start)) < 0 or len(pending) < space + 1 + row_bytes:
+            data = file.read(_READ_BYTES)
+            if not data:
+                raise EOFError("it ends early")
+            pending, start = pending[start:] + data, 0
+        word = pending[start:space].lstrip(b"\n").decode("utf-8", "replace")
+        yield word, np.frombuffer(pending, "<f4", dim, space + 1).copy()
+        start = space + 1 + row_bytes
+
+
+def _text_rows(file: BinaryIO, dim: int) -> Iterator[tuple[str, np.ndarray]]:
+    for line in file:
+        word, *numbers = line.decode("utf-8", "replace").rstrip().split(" ")
+        if len(numbers) != dim:
+            raise ValueError(f"a line has {len(numbers)} numbers, not {dim}")
+        yield word, np.array(numbers, np.float32)

@@ -1,0 +1,118 @@
+"""Words to ids, and their vectors.
+
+A sample holds word ids; the vectors are stored once per dataset. Word vectors come from a published file, of which
+only the words that the dataset uses are kept, or are trained on its captions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import InputError
+from pipeline.text.vector_files import collection_file, read_vectors
+
+_EPOCHS = 30
+"""Rounds over the captions when vectors are trained: corpora that need it are small."""
+_WORD = re.compile(r"[\w']+")
+
+
+def tokenize(text: str) -> list[str]:
+    """The words of a caption, as MIL-NCE, MCN and MFT split them; case is kept."""
+    return _WORD.findall(text)
+
+
+class WordVectors:
+    """A vocabulary with one vector per word; a word's id is its row."""
+
+    def __init__(self, words: list[str], vectors: np.ndarray) -> None:
+        """Takes the words and their vectors, float32 ``[words, dim]``."""
+        if len(words) != len(vectors):
+            raise ValueError(f"{len(words)} words but {len(vectors)} vectors")
+        self.words = words
+        self.vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        self._ids: Mapping[str, int] = {word: place for place, word in enumerate(words)}
+        if len(self._ids) != len(words):
+            raise ValueError("a word is there twice")
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @property
+    def dim(self) -> int:
+        """Width of a vector."""
+        return int(self.vectors.shape[1])
+
+    def ids(self, text: str) -> np.ndarray:
+        """The ids of a caption's words, int32 ``[n]``; words without a vector are left out."""
+        known = (self._ids.get(word) for word in tokenize(text))
+        return np.array([place for place in known if place is not None], dtype=np.int32)
+
+    def save(self, path: str | Path) -> None:
+        """Writes a Parquet file: ``word`` string, ``vector`` list of ``dim`` float32; beside it first, then renamed."""
+        path = Path(path)
+        flat = pa.array(self.vectors.ravel())
+        table = pa.table(
+            {
+                "word": pa.array(self.words, pa.string()),
+                "vector": pa.FixedSizeListArray.from_arrays(flat, self.dim),
+            }
+        )
+        beside = path.with_name(path.name + ".part")
+        pq.write_table(table, beside, compression="zstd")
+        beside.replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> WordVectors:
+        """Reads what :meth:`save` wrote; raises :class:`InputError`."""
+        try:
+            table = pq.read_table(path, columns=["word", "vector"])
+        except FileNotFoundError:
+            raise InputError(
+                f"{path}: there are no word vectors here; `python -m pipeline.extract` makes them"
+            ) from None
+        except (pa.ArrowInvalid, OSError, KeyError) as error:
+            raise InputError(f"{path}: not a file of word vectors ({' '.join(str(error).split())})") from None
+        column = table["vector"].combine_chunks()
+        dim = column.type.list_size
+        return cls(table["word"].to_pylist(), column.flatten().to_numpy().reshape(-1, dim))
+
+
+def build_word_vectors(source: str, captions: Iterable[str], dim: int = 300, seed: int = 1) -> WordVectors:
+    """Vectors for the words of a dataset's captions.
+
+    Args:
+        source: ``corpus``: word2vec (skip-gram) trained on the captions; a file (``.bin``, ``.txt``, ``.vec``, each
+            also with ``.gz``; ``.kv``); else a name in gensim's collection, such as ``word2vec-google-news-300``.
+        captions: all narration of the dataset.
+        dim: width of vectors that are trained; a file has its own.
+        seed: of the training.
+
+    Returns:
+        the words that occur in the captions and have a vector; the same for the same input, whatever the process's
+        hash seed.
+
+    Raises:
+        InputError: no such file, no such name, or no connection to fetch it.
+    """
+    if source == "corpus":
+        return _train([tokenize(caption) for caption in captions], dim, seed)
+    is_file = Path(source).is_file() or Path(source.removesuffix(".gz")).suffix in (".bin", ".txt", ".vec", ".kv")
+    path = Path(source) if is_file else collection_file(source)
+    return WordVectors(*read_vectors(path, {word for caption in captions for word in tokenize(caption)}))
+
+
+def _train(sentences: list[list[str]], dim: int, seed: int) -> WordVectors:
+    from gensim.models import Word2Vec  # takes a second to import, and most runs do not need it
+
+    sentences = [sentence for sentence in sentences if sentence]
+    if not sentences:
+        return WordVectors([], np.empty((0, dim), np.float32))
+    # one worker: with several, gensim's result depends on their timing
+    model = Word2Vec(sentences, vector_size=dim, min_count=1, sg=1, epochs=_EPOCHS, workers=1, seed=seed)
+    return WordVectors(list(model.wv.index_to_key), model.wv.vectors)

@@ -1,0 +1,92 @@
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.media.decode import FrameFormat, decode
+from pipeline.media.errors import MediaError
+from tests.conftest import VIDEOS, needs_shared
+from tests.media.clips import H264, make, pictures, tone
+
+FORMATS = {"2d": FrameFormat(rate=1, size=64), "3d": FrameFormat(rate=24, size=32, crop=True)}
+
+
+def decode_all(path: Path, audio: bool = True, **kwargs: object) -> dict[str, np.ndarray]:
+    chunks = defaultdict(list)
+    for name, chunk in decode(path, FORMATS, audio, timeout=60, **kwargs):
+        chunks[name].append(chunk)
+    return {name: np.concatenate(parts) for name, parts in chunks.items()}
+
+
+def test_frames_and_sound_of_one_decode(tmp_path: Path) -> None:
+    video = make(tmp_path / "v.mp4", *pictures(3), *tone(3), *H264, "-c:a", "aac")
+    outputs = decode_all(video)
+    assert outputs["2d"].shape == (3, 64, 85, 3) and outputs["2d"].dtype == np.uint8
+    assert outputs["3d"].shape == (72, 32, 32, 3)
+    assert outputs["audio"].dtype == np.int16
+    assert abs(len(outputs["audio"]) - 48_000) < 1100  # a frame of AAC more or less
+    spectrum = np.abs(np.fft.rfft(outputs["audio"][8000:24000].astype(float)))
+    assert abs(int(spectrum.argmax()) - 440) <= 1
+
+
+def test_each_frame_is_the_one_of_its_second(tmp_path: Path) -> None:
+    # second 0 red, second 1 green, second 2 blue
+    colours = [argument for name in ("red", "lime", "blue") for argument in pictures(1, source=f"color={name}")]
+    colours = [argument.replace("=duration", ":duration", 1) for argument in colours]
+    video = make(tmp_path / "v.mp4", *colours, "-filter_complex", "concat=n=3", *H264)
+    outputs = decode_all(video)
+    assert outputs["2d"].mean(axis=(1, 2)).argmax(axis=1).tolist() == [0, 1, 2]
+    assert outputs["3d"].mean(axis=(1, 2)).argmax(axis=1).tolist() == [0] * 24 + [1] * 24 + [2] * 24
+
+
+def test_memory_is_bounded_by_the_chunk(tmp_path: Path) -> None:
+    video = make(tmp_path / "v.mp4", *pictures(8), *tone(8), *H264)
+    sizes = [chunk.nbytes for _, chunk in decode(video, FORMATS, True, timeout=60)]
+    assert max(sizes) <= 2 << 20
+
+
+def test_a_missing_modality_gives_no_chunk(tmp_path: Path) -> None:
+    assert set(decode_all(make(tmp_path / "v.mp4", *pictures(1), *H264))) == {"2d", "3d"}
+    assert set(decode_all(make(tmp_path / "a.m4a", *tone(1)))) == {"audio"}
+    with pytest.raises(MediaError, match="neither pictures nor sound") as caught:
+        decode_all(make(tmp_path / "b.m4a", *tone(1)), audio=False)
+    assert caught.value.reason == "unsupported"
+
+
+def test_a_file_that_takes_too_long_is_a_timeout(tmp_path: Path) -> None:
+    video = make(tmp_path / "v.mp4", *pictures(20), *H264)
+    with pytest.raises(MediaError) as caught:
+        for _ in decode(video, FORMATS, True, timeout=0.05):
+            pass
+    assert caught.value.reason == "timeout"
+
+
+def test_a_decoding_that_is_given_up_leaves_no_process(tmp_path: Path) -> None:
+    video = make(tmp_path / "v.mp4", *pictures(20), *H264)
+    before = set(Path("/proc/self/fd").iterdir())
+    decoding = decode(video, FORMATS, True, timeout=60)
+    next(decoding)
+    decoding.close()
+    assert set(Path("/proc/self/fd").iterdir()) == before
+    with pytest.raises(StopIteration):
+        next(decoding)
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    ("name", "frames_2d", "frames_3d", "has_sound"),
+    [
+        ("flipping_a_pancake.mkv", 10, 248, True),
+        ("v_GGSY1Qvo990.mp4", 18, 434, True),
+        ("nasa_13013.mp4", 13, 312, True),
+        ("h265_10bits.mp4", 1, 24, False),
+        ("av1_video.mkv", 5, 120, False),
+        ("odd/corrupted.mp4", 5, 120, False),
+        ("odd/unordered.mov", 1, 3, False),
+        ("odd/video_90.mov", 1, 2, False),
+    ],
+)
+def test_real_files(name: str, frames_2d: int, frames_3d: int, has_sound: bool) -> None:
+    outputs = decode_all(VIDEOS / name)
+    assert (len(outputs["2d"]), len(outputs["3d"]), "audio" in outputs) == (frames_2d, frames_3d, has_sound)
