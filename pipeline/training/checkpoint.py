@@ -1,0 +1,140 @@
+"""Checkpoints on disk: written beside and renamed, checked before they are read, the last few and the best kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.errors import InputError
+
+State = dict[str, Any]
+"""Tensors, numbers, strings and containers of them: what ``torch.load(weights_only=True)`` reads."""
+
+_NAME = re.compile(r"step-(\d+)\.pt")
+
+
+class Checkpoints:
+    """The checkpoints of one run, ``step-00001000.pt`` and so on, and ``best.json``, which names the best."""
+
+    def __init__(self, folder: Path, keep: int = 3) -> None:
+        """Keeps the newest ``keep`` checkpoints, and the best one however old."""
+        self.folder = folder
+        self.keep = keep
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of a step is."""
+        return self.folder / f"step-{step:08d}.pt"
+
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, in order."""
+        matches = (_NAME.fullmatch(path.name) for path in self.folder.glob("step-*.pt"))
+        return sorted(int(match[1]) for match in matches if match)
+
+    def best(self) -> tuple[int, float] | None:
+        """Step and score of the best checkpoint, if any was scored."""
+        try:
+            best = json.loads((self.folder / "best.json").read_text())
+            return int(best["step"]), float(best["score"])
+        except (FileNotFoundError, ValueError, KeyError):
+            return None
+
+    def save(self, step: int, state: State, score: float | None = None) -> Path:
+        """Writes a checkpoint; whoever reads sees all of it or nothing.
+
+        Args:
+            step: steps done.
+            state: what a resumed run needs.
+            score: higher is better; None: it does not compete for the best.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.path(step)
+        _replace(path, lambda part: torch.save(state, part))
+        best = self.best()
+        if score is not None and (best is None or score >= best[1] or not self.path(best[0]).exists()):
+            text = json.dumps({"step": step, "score": score})
+            _replace(self.folder / "best.json", lambda part: part.write_text(text))
+        self._prune()
+        return path
+
+    def last(self, warn: Callable[[str], None]) -> tuple[Path, State] | None:
+        """The newest checkpoint that is whole; damaged ones are put aside and ``warn`` is told of each.
+
+        Raises:
+            InputError: there are checkpoints, but none is whole.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            path = self.path(step)
+            try:
+                return path, read_checkpoint(path)
+            except InputError as error:
+                path.rename(path.with_name(path.name + ".damaged"))
+                warn(f"{error}; put aside as {path.name}.damaged, going on from the one before it")
+        if steps:
+            raise InputError(f"all checkpoints in {self.folder} are damaged: remove the folder to train from the start")
+        return None
+
+    def remove_after(self, step: int) -> list[int]:
+        """Removes the checkpoints of later steps, and gives their steps."""
+        later = [other for other in self.steps() if other > step]
+        for other in later:
+            self.path(other).unlink()
+        return later
+
+    def _prune(self) -> None:
+        best = self.best()
+        for step in self.steps()[: -self.keep]:
+            if best is None or step != best[0]:
+                self.path(step).unlink()
+
+
+def read_checkpoint(path: Path) -> State:
+    """A checkpoint's content, on the CPU; each record is held against the checksum that torch stored with it.
+
+    Raises:
+        InputError: the file is missing, damaged, or not a checkpoint of this program.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no checkpoint {path}")
+    try:
+        with zipfile.ZipFile(path) as records:
+            damaged = records.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"{damaged} does not have its checksum")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        raise InputError(f"checkpoint {path} is damaged ({_first_sentence(error)})") from None
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path} is not a checkpoint of this program ({_first_sentence(error)})") from None
+    if not isinstance(state, dict) or "model" not in state:
+        raise InputError(f"{path} is not a checkpoint of this program: it holds no model")
+    return state
+
+
+def _first_sentence(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    part = path.with_name(path.name + ".part")
+    try:
+        write(part)
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    part.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

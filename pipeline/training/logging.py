@@ -1,0 +1,175 @@
+"""What a run tells: metrics.jsonl and TensorBoard for later, one line on the terminal for now."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+T = TypeVar("T")
+Row = dict[str, Any]
+"""Numbers by name; ``step`` and ``epoch`` are whole."""
+
+_SECONDS_BETWEEN_LINES = 10.0
+"""Where there is no terminal to draw a bar on."""
+
+
+class RunLog:
+    """``metrics.jsonl``, TensorBoard events and the terminal's line of one run.
+
+    A row per logged step: ``step``, ``epoch``, ``loss``, ``loss/<term>``, ``gradient_norm``, ``learning_rate``,
+    ``clips_per_second``, ``data_wait`` (share of the time since the last row), ``memory_bytes`` (peak), ``at``. Losses
+    are those of the step itself, so that a resumed run writes what an undisturbed one would have written.
+    """
+
+    def __init__(
+        self, run: Path, console: Console, *, step: int, total_steps: int, seconds: float | None, silent: bool = False
+    ) -> None:
+        """Opens the log of a run that has done ``step`` steps; rows of later steps, from before a crash, are dropped.
+
+        Args:
+            run: the run's folder.
+            console: where the line is shown.
+            step: steps done so far.
+            total_steps: where the run ends.
+            seconds: limit of its time, for the progress bar.
+            silent: nothing is written or shown: another rank does it.
+        """
+        self._silent = silent
+        self._console = console
+        self._seconds = seconds
+        self._total_steps = total_steps
+        self._last_line = 0.0
+        self._progress = _progress(console, disable=silent or not console.is_terminal)
+        self._task = self._progress.add_task("training", total=total_steps if seconds is None else seconds, state="")
+        if not silent:
+            run.mkdir(parents=True, exist_ok=True)
+            drop_rows_after(run / "metrics.jsonl", step)
+            self._file = (run / "metrics.jsonl").open("a")
+            self._events = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+        if not self._silent:
+            self._file.close()
+            self._events.close()
+
+    def write(self, row: Row, elapsed: float) -> None:
+        """Adds a row to every log; ``elapsed`` is the run's training time in seconds."""
+        if self._silent:
+            return
+        row = {**row, "at": time.time()}
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        step = int(row["step"])
+        for name, value in row.items():
+            if name not in ("step", "at"):
+                self._events.add_scalar(name, value, step)
+        line = describe(row, self._total_steps)
+        self._progress.update(self._task, completed=step if self._seconds is None else elapsed, state=line)
+        if not self._console.is_terminal and time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            self._console.print(f"training: {line}", soft_wrap=True)
+
+
+class Stopwatch:
+    """Time in the loop, and how much of it was spent waiting for data."""
+
+    def __init__(self, elapsed: float = 0.0) -> None:
+        """``elapsed``: seconds that earlier parts of the run took."""
+        self._start = time.perf_counter() - elapsed
+        self._mark = time.perf_counter()
+        self._waited = 0.0
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of the whole run."""
+        return time.perf_counter() - self._start
+
+    def waiting(self, items: Iterable[T]) -> Iterator[T]:
+        """The same items; the time until each arrives counts as waiting."""
+        iterator = iter(items)
+        while True:
+            before = time.perf_counter()
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            self._waited += time.perf_counter() - before
+            yield item
+
+    def lap(self, clips: int) -> Row:
+        """``clips_per_second`` and ``data_wait`` since the last lap, in which ``clips`` went through."""
+        now = time.perf_counter()
+        seconds, waited = max(now - self._mark, 1e-9), self._waited
+        self._mark, self._waited = now, 0.0
+        return {"clips_per_second": clips / seconds, "data_wait": min(waited / seconds, 1.0)}
+
+
+def describe(row: Mapping[str, Any], total_steps: int) -> str:
+    """A row as one line."""
+    terms = " ".join(f"{name[5:]} {value:.3f}" for name, value in row.items() if name.startswith("loss/"))
+    return (
+        f"step {row['step']:,}/{total_steps:,} · epoch {row['epoch']} · loss {row['loss']:.4f} ({terms}) · "
+        f"lr {row['learning_rate']:.2e} · {row['clips_per_second']:,.0f} clips/s · "
+        f"{row['data_wait']:.0%} waiting for data · {row['memory_bytes'] / 1e9:.1f} GB"
+    )
+
+
+def peak_memory(device: torch.device) -> int:
+    """Peak bytes: allocated on the GPU, else resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The whole rows of a ``metrics.jsonl``; a last line that a crash cut short is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def drop_rows_after(path: Path, step: int) -> None:
+    """Removes rows of later steps than ``step``; the file is replaced in one move."""
+    rows = read_rows(path)
+    kept = [row for row in rows if row["step"] <= step]
+    if path.exists():
+        part = path.with_name(path.name + ".part")
+        part.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        part.rename(path)
+
+
+def _progress(console: Console, disable: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[state]}"),
+        console=console,
+        transient=True,
+        disable=disable,
+        refresh_per_second=4,
+    )

@@ -1,0 +1,172 @@
+"""The training loop, top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from pipeline.config import Recipe, TrainSettings
+from pipeline.training.batches import Batch
+from pipeline.training.checkpoint import Checkpoints, State
+from pipeline.training.distributed import Ranks
+from pipeline.training.logging import RunLog, Stopwatch, peak_memory
+from pipeline.training.schedule import learning_rate, total_steps
+from pipeline.training.state import Position, Stateful, capture, restore
+from pipeline.training.step import loss_and_gradients
+from pipeline.training.stopping import StopRequest
+from pipeline.training.watch import LossWatch
+
+
+class Loader(Protocol):
+    """What the loop asks of a loader: one pass is an epoch, or what is left of it after ``load_state_dict``."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+    def __len__(self) -> int: ...
+    def set_epoch(self, epoch: int, /) -> None:
+        """Chooses the next pass's order."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position after the last batch that was handed out."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Goes on from there."""
+
+
+@dataclass
+class Outcome:
+    """How a call of :func:`train` ended."""
+
+    position: Position
+    finished: bool
+    """Whether the run's steps, or its time, are done; else a signal stopped it."""
+    signal: int | None = None
+
+
+def train(
+    recipe: Recipe,
+    model: nn.Module,
+    loss: nn.Module,
+    loader: Loader,
+    prepare: Callable[[Batch], Batch],
+    run: Path,
+    console: Console,
+    *,
+    ranks: Ranks | None = None,
+    state: State | None = None,
+    seconds: float | None = None,
+    validate: Callable[[nn.Module], dict[str, float]] | None = None,
+    video_ids: Sequence[str] = (),
+) -> Outcome:
+    """Trains until the recipe's steps are done, the time is up or a signal comes; every way ends with a checkpoint.
+
+    Args:
+        recipe: the settings; ``recipe.train`` is the loop's.
+        model: batch → named embeddings, on its device.
+        loss: named embeddings → total and terms; its buffers are part of a checkpoint.
+        loader: this rank's batches.
+        prepare: a loader's batch → the model's.
+        run: the folder that gets checkpoints, ``metrics.jsonl`` and TensorBoard events.
+        console: where progress is shown.
+        ranks: those that train together; None: this process alone.
+        state: a checkpoint to go on from.
+        seconds: limit of the run's training time, over all restarts.
+        validate: gives numbers for the log, ``score`` among them, by which the best checkpoint is chosen.
+        video_ids: what the batches' ``video_index`` counts in, for messages.
+
+    Raises:
+        InputError: a loss or gradient is NaN or infinite, or the checkpoint does not fit.
+    """
+    settings, ranks = recipe.train, ranks or Ranks()
+    torch.manual_seed(settings.seed + ranks.rank)
+    ranks.broadcast(model)
+    model.train(not settings.eval_mode)
+    optimizer = build_optimizer(settings, model)
+    scaler = torch.amp.GradScaler(ranks.device.type, enabled=settings.precision == "float16")
+    parts: dict[str, Stateful] = {"model": model, "loss": loss, "optimizer": optimizer, "scaler": scaler}
+    parts["loader"] = loader
+    position = restore(state, parts, ranks) if state is not None else Position()
+    steps_per_epoch = len(loader)
+    last_step = total_steps(settings, steps_per_epoch)
+    checkpoints = Checkpoints(run / "checkpoints", settings.keep)
+    log = RunLog(run, console, step=position.step, total_steps=last_step, seconds=seconds, silent=not ranks.is_main)
+    # the scaler skips a float16 step whose gradients overflow: its norm may be infinite
+    losses = LossWatch(video_ids, unchecked=("gradient_norm",) if scaler.is_enabled() else ())
+    stopwatch = Stopwatch(position.elapsed)
+    clips = 0
+    over = position.step >= last_step or ranks.any(seconds is not None and position.elapsed >= seconds)
+
+    with log, StopRequest() as stop:
+        for batch in stopwatch.waiting(_endless(loader, position)) if not over else ():
+            rate = learning_rate(settings, position.step, steps_per_epoch)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            total, terms = loss_and_gradients(model, loss, prepare(batch), ranks, settings.precision, scaler)
+            scaler.unscale_(optimizer)
+            norm = _clip_gradients(model, settings.clip_gradient)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+
+            position.step += 1
+            position.elapsed = stopwatch.elapsed
+            clips += len(batch["video_mask"]) * ranks.world_size
+            named = {"loss": total, **{f"loss/{name}": term for name, term in terms.items()}, "gradient_norm": norm}
+            losses.add(position.step, named, batch.get("video_index"))
+
+            logging = position.step % settings.log_every == 0
+            # asking the other ranks makes a GPU wait, so it is done when it waits anyway
+            asking = logging or ranks.world_size == 1
+            over = position.step >= last_step
+            over |= seconds is not None and asking and ranks.any(position.elapsed >= seconds)
+            ending = over or (asking and ranks.any(stop.signal is not None))
+            evaluating = validate is not None and (over or _is_multiple(position.step, settings.evaluate_every))
+            saving = ending or evaluating or position.step % settings.checkpoint_every == 0
+            if logging or saving:
+                row = {"step": position.step, "epoch": position.epoch, **losses.look(), "learning_rate": rate}
+                row |= {**stopwatch.lap(clips), "memory_bytes": peak_memory(ranks.device)}
+                clips = 0
+                if evaluating and validate is not None:
+                    row |= ranks.from_main(validate(model) if ranks.is_main else {})
+                    model.train(not settings.eval_mode)
+                log.write(row, position.elapsed)
+            if saving:
+                snapshot = capture(position, parts, recipe.to_dict(), ranks)
+                if ranks.is_main:
+                    checkpoints.save(position.step, snapshot, row.get("score"))
+            if ending:
+                break
+    return Outcome(position, over, stop.signal)
+
+
+def build_optimizer(settings: TrainSettings, model: nn.Module) -> torch.optim.Optimizer:
+    """Adam, with L2 regularisation, or AdamW, with decoupled decay, over all parameters that are trained."""
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return kind(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+
+
+def _endless(loader: Loader, position: Position) -> Iterator[Batch]:
+    """Epoch after epoch, from the position on."""
+    while True:
+        yield from loader
+        position.epoch += 1
+        loader.set_epoch(position.epoch)
+
+
+def _clip_gradients(model: nn.Module, most: float | None) -> Tensor:
+    """The gradients' norm, before they are scaled down to ``most``."""
+    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    if most is not None:
+        nn.utils.clip_grads_with_norm_(parameters, most, norm)
+    return norm
+
+
+def _is_multiple(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0

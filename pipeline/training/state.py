@@ -1,0 +1,110 @@
+"""What a checkpoint holds: everything that the next step depends on."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.errors import InputError
+from pipeline.training.checkpoint import State
+from pipeline.training.distributed import Ranks
+
+
+class Stateful(Protocol):
+    """What can save and restore its position."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values and tensors."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> Any:
+        """Goes on from a saved position."""
+
+
+@dataclass
+class Position:
+    """How far a run is."""
+
+    step: int = 0
+    """Optimiser steps done."""
+    epoch: int = 0
+    elapsed: float = 0.0
+    """Seconds of training so far, over all restarts."""
+
+
+def capture(position: Position, parts: dict[str, Stateful], recipe: dict[str, Any], ranks: Ranks) -> State:
+    """The run's state; all ranks take part, and the main rank's answer is the one to save.
+
+    Args:
+        position: how far the run is.
+        parts: model, loss, optimiser, scaler by name.
+        recipe: the settings, to tell later what was trained.
+        ranks: whose random states are saved too.
+    """
+    return {
+        "version": 1,
+        **vars(position),
+        "recipe": recipe,
+        "random": ranks.all_of(random_state(ranks.device)),
+        **{name: part.state_dict() for name, part in parts.items()},
+    }
+
+
+def restore(state: State, parts: dict[str, Stateful], ranks: Ranks) -> Position:
+    """Puts the parts back to where they were.
+
+    A rank that the saved run did not have keeps the random state that its seed gave it.
+
+    Raises:
+        InputError: the checkpoint is of another model or optimiser.
+    """
+    for name, part in parts.items():
+        if name not in state:
+            raise InputError(f"the checkpoint has no {name}: it is only good for --init")
+        try:
+            part.load_state_dict(state[name])
+        except (RuntimeError, ValueError, KeyError) as error:
+            first = " ".join(str(error).split())[:200]
+            raise InputError(f"the checkpoint does not fit this run's {name} ({first})") from None
+    if ranks.rank < len(state["random"]):
+        set_random_state(state["random"][ranks.rank], ranks.device)
+    return Position(state["step"], state["epoch"], state["elapsed"])
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """States of all generators that training may draw from."""
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": [kind, [int(key) for key in keys], *rest],
+        "torch": torch.get_rng_state(),
+    }
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Sets them again."""
+    random.setstate(state["python"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, np.array(keys, np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def load_weights(model: nn.Module, state: State) -> None:
+    """Puts a checkpoint's model into this one.
+
+    Raises:
+        InputError: it is of another model.
+    """
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise InputError(f"the checkpoint is of another model: {' '.join(str(error).split())[:300]}") from None

@@ -1,0 +1,116 @@
+import json
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.errors import InputError
+from pipeline.training.checkpoint import Checkpoints, State
+from pipeline.training.logging import read_rows
+from tests.training.fakes import VIDEOS, FakeLoader, run_training
+
+
+def losses(run: Path) -> dict[int, tuple[float, float]]:
+    return {row["step"]: (row["loss"], row["gradient_norm"]) for row in read_rows(run / "metrics.jsonl")}
+
+
+def newest(run: Path) -> State:
+    found = Checkpoints(run / "checkpoints").last(pytest.fail)
+    assert found is not None
+    return found[1]
+
+
+class KilledError(Exception):
+    """The process is gone."""
+
+
+class DyingLoader(FakeLoader):
+    """Dies when asked for the batch after so many."""
+
+    def __init__(self, lives: int) -> None:
+        super().__init__()
+        self.lives = lives
+
+    def __iter__(self):
+        for batch in super().__iter__():
+            if self.lives == 0:
+                raise KilledError
+            self.lives -= 1
+            yield batch
+
+
+def test_resumed_after_kills_at_random_steps_the_losses_are_bit_equal(tmp_path: Path) -> None:
+    run_training(tmp_path / "undisturbed", steps=40)
+    undisturbed = losses(tmp_path / "undisturbed")
+    assert len(undisturbed) == 40
+    for attempt in range(20):
+        run, state, chance = tmp_path / str(attempt), None, random.Random(attempt)
+        for _ in range(2):
+            with pytest.raises(KilledError):
+                run_training(run, state, DyingLoader(chance.randint(3, 18)), steps=40, checkpoint_every=3)
+            state = newest(run)
+        run_training(run, state, steps=40, checkpoint_every=3)
+        assert losses(run) == undisturbed
+
+
+def test_the_model_learns(tmp_path: Path) -> None:
+    run_training(tmp_path, steps=60)
+    rows = read_rows(tmp_path / "metrics.jsonl")
+    assert rows[-1]["loss"] - 1e-3 * 4 * 60 < rows[0]["loss"] * 0.8
+    assert {"epoch", "loss/tv", "learning_rate", "clips_per_second", "data_wait", "memory_bytes", "at"} <= set(rows[0])
+    assert [row["epoch"] for row in rows[:7]] == [0, 0, 0, 1, 1, 1, 2]
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_a_signal_saves_and_stops_between_two_steps(tmp_path: Path) -> None:
+    class Signalling(FakeLoader):
+        def _part(self, videos):
+            if self.epoch == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super()._part(videos)
+
+    before = signal.getsignal(signal.SIGTERM)
+    outcome = run_training(tmp_path, loader=Signalling(), steps=40)
+    assert (outcome.finished, outcome.signal, outcome.position.step) == (False, signal.SIGTERM, 4)
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [4]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("log_every", [1, 5])
+def test_a_value_that_is_no_number_stops_the_run_and_names_the_batch(tmp_path: Path, log_every: int) -> None:
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(0)).tolist()
+    poisoned = order[5]
+    with pytest.raises(InputError, match="loss is nan at step 2") as error:
+        run_training(tmp_path, loader=FakeLoader(poisoned=poisoned), steps=40, log_every=log_every)
+    assert all(VIDEOS[number] in str(error.value) for number in order[4:8])
+    assert VIDEOS[order[0]] not in str(error.value)
+    assert not Checkpoints(tmp_path / "checkpoints").steps()
+
+
+def test_time_is_counted_over_restarts(tmp_path: Path) -> None:
+    outcome = run_training(tmp_path, steps=3)
+    state = newest(tmp_path)
+    state["elapsed"] = 100.0
+    again = run_training(tmp_path, state, seconds=99.0, steps=9)
+    assert outcome.finished and again.finished
+    assert again.position.step == 3
+
+
+def test_a_finished_run_does_nothing_when_asked_again(tmp_path: Path) -> None:
+    run_training(tmp_path, steps=5)
+    before = (tmp_path / "metrics.jsonl").read_text()
+    state = newest(tmp_path)
+    assert run_training(tmp_path, state, steps=5).position.step == 5
+    rows = [json.loads(line) for line in before.splitlines()]
+    assert read_rows(tmp_path / "metrics.jsonl") == rows
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    run_training(tmp_path, steps=2)
+    state = newest(tmp_path)
+    del state["model"]["first.weight"]
+    with pytest.raises(InputError, match="does not fit this run's model"):
+        run_training(tmp_path, state, steps=2)
