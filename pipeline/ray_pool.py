@@ -1,0 +1,354 @@
+"""Work spread over long-lived Ray actors that may die at any moment.
+
+The pool keeps a bounded number of items in flight, hands out results as they come, replaces actors that die and tells
+an item that kills its actor from its innocent neighbours. What an actor does is the business of the verb.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import ray
+from ray.exceptions import GetTimeoutError, NodeDiedError, RayActorError, RayTaskError, WorkerCrashedError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipeline.errors import InputError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+OBJECT_STORE_BYTES = 128 << 20
+"""Items and results are small; a larger store would not fit a container's /dev/shm."""
+STRIKES = 3
+"""An item whose actor died under it this often is given up."""
+BROKEN_AFTER = 10
+"""Deaths in a row without a single result between them: the fault is not in the items."""
+_DEATHS = (RayActorError, NodeDiedError, WorkerCrashedError)
+
+
+def start(address: str | None = None, num_cpus: int | None = None) -> None:
+    """Starts Ray on this machine, or joins a running cluster; does nothing when Ray already runs.
+
+    Args:
+        address: a cluster's address (``host:6379``); None: a private Ray on this machine, gone with this process.
+        num_cpus: CPUs that a private Ray may hand out; None: all.
+
+    Raises:
+        InputError: nothing answers at ``address``.
+    """
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    quiet: dict[str, Any] = {"logging_level": logging.CRITICAL, "log_to_driver": False}
+    if address is None:
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _system_config={"enable_metrics_collection": False},
+            **quiet,
+        )
+    else:
+        _check_address(address)
+        try:
+            ray.init(address=address, **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"cannot join the Ray cluster at {address}: {' '.join(str(error).split())[:200]}"
+            ) from None
+    # Ray prints a paragraph about each worker that dies; the pool reports it as the outcome of an item instead.
+    ray._private.worker._worker_logs_enabled = False
+
+
+def _check_address(address: str) -> None:
+    """Ray itself would wait for minutes for a cluster that is not there."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        return  # "auto": Ray looks it up
+    try:
+        socket.create_connection((host.removeprefix("ray://"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise InputError(
+            f"no Ray cluster answers at {address} ({error}); start one with: ray start --head --port {port}"
+        ) from None
+
+
+def stop() -> None:
+    """Leaves the cluster, or ends the private Ray with all its processes."""
+    ray.shutdown()
+
+
+@dataclass(frozen=True)
+class Node:
+    """One machine of the cluster (or one ``ray start`` on it)."""
+
+    node_id: str
+    host: str
+    cpus: float
+
+
+def alive_nodes() -> list[Node]:
+    """The nodes that can run actors now, in a fixed order."""
+    nodes = [
+        Node(node["NodeID"], node["NodeManagerHostname"], node["Resources"].get("CPU", 0.0))
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    return sorted(nodes, key=lambda node: node.node_id)
+
+
+def pinned_to(node_id: str) -> dict[str, Any]:
+    """Options for an actor that must run on one node and dies with it."""
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False)}
+
+
+class WorkerDied(Exception):  # noqa: N818 - it reports what happened to an item
+    """The actor's process died under an item, again and again."""
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Item, Result]):
+    """What became of one item.
+
+    Exactly one of these holds: ``error`` is None and ``result`` is what the actor's method returned; ``error`` is what
+    it raised, or :class:`WorkerDied`; ``recovered`` is True and the item was found done after its actor's death.
+    """
+
+    item: Item
+    result: Result | None = None
+    error: BaseException | None = None
+    recovered: bool = False
+
+
+@dataclass
+class _Slot(Generic[Item]):
+    """A place for one actor."""
+
+    index: int
+    actor: Any
+    starting: Any
+    """Reference that is ready once the actor's constructor has returned; None: it has."""
+    flying: dict[Any, Item] = field(default_factory=dict)
+    alone: bool = False
+    """Holds an item under suspicion and gets no other beside it."""
+
+
+class ActorPool(Generic[Item, Result]):
+    """A fixed number of actors working through a lazy stream of items.
+
+    Args:
+        create: makes the actor of a slot (``0 .. size - 1``), also a replacement; None: the slot is given up, for
+            instance because its node is gone.
+        size: number of slots.
+        method: name of the actors' method; it is called with one item.
+        in_flight: items that an actor holds at once; the pool never holds more than ``size * in_flight`` references.
+        item_id: an item's name, for ``on_replaced`` and for counting its strikes.
+        on_replaced: called with the slot and the items in flight when an actor has died, before any of them is
+            dispatched again; returns the ids of those that turn out to be done.
+        start_timeout: seconds in which at least one actor must come up.
+    """
+
+    def __init__(
+        self,
+        create: Callable[[int], Any],
+        size: int,
+        method: str,
+        *,
+        in_flight: int = 1,
+        item_id: Callable[[Item], str] = str,
+        on_replaced: Callable[[int, list[Item]], Collection[str]] | None = None,
+        start_timeout: float = 300.0,
+    ) -> None:
+        self._create, self._method, self._in_flight, self._item_id = create, method, in_flight, item_id
+        self._on_replaced, self._start_timeout = on_replaced, start_timeout
+        self._again: deque[Item] = deque()
+        self._suspects: deque[Item] = deque()
+        self._strikes: Counter[str] = Counter()
+        self._deaths_in_a_row = 0
+        self.deaths = 0
+        """Actors that died so far."""
+        self._slots: list[_Slot[Item]] = []
+        for index in range(size):
+            self._fill_slot(index)
+
+    def run(self, items: Iterable[Item]) -> Iterator[Outcome[Item, Result]]:
+        """Yields an outcome for each item, in the order in which they finish.
+
+        Raises:
+            InputError: an actor's constructor raised one, or no actor came up in time.
+            RuntimeError: actors die whatever they are given, or none is left.
+        """
+        feed = iter(items)
+        while True:
+            self._dispatch(feed)
+            if not self.flying and not (self._suspects or self._again or self._read(feed)):
+                return
+            yield from self._collect(self._start_timeout)
+
+    def drain(self, seconds: float) -> Iterator[Outcome[Item, Result]]:
+        """Outcomes of what is in flight and ends within ``seconds``; dispatches nothing more."""
+        deadline = time.monotonic() + seconds
+        while self.flying and (left := deadline - time.monotonic()) > 0:
+            yield from self._collect(left, required=False)
+
+    @property
+    def flying(self) -> list[Item]:
+        """The items in flight."""
+        return [item for slot in self._slots for item in slot.flying.values()]
+
+    def broadcast(self, method: str, *arguments: Any, timeout: float | None = None) -> list[Any]:
+        """Calls a method of every actor that runs, and returns what those that live return."""
+        references = [getattr(slot.actor, method).remote(*arguments) for slot in self._slots if slot.starting is None]
+        values = []
+        for reference in references:
+            try:
+                values.append(ray.get(reference, timeout=timeout))
+            except (*_DEATHS, GetTimeoutError):
+                continue
+        return values
+
+    def close(self) -> None:
+        """Ends the actors at once; items in flight are abandoned."""
+        for slot in self._slots:
+            ray.kill(slot.actor)
+        self._slots = []
+
+    def __enter__(self) -> ActorPool[Item, Result]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _fill_slot(self, index: int) -> None:
+        actor = self._create(index)
+        if actor is not None:
+            self._slots.append(_Slot(index, actor, actor.__ray_ready__.remote()))
+
+    def _dispatch(self, feed: Iterator[Item]) -> None:
+        """Hands items to actors with room: those that lost their actor first, suspects to an actor of their own."""
+        reserved = False
+        for slot in sorted(self._slots, key=lambda slot: len(slot.flying)):
+            if slot.starting is not None or slot.alone:
+                continue
+            if self._suspects and not slot.flying:
+                slot.alone = True
+                self._send(slot, self._suspects.popleft())
+                continue
+            if self._suspects and not reserved:
+                reserved = True  # left to run empty for the suspect
+                continue
+            while len(slot.flying) < self._in_flight:
+                if not (self._again or self._read(feed)):
+                    break
+                self._send(slot, self._again.popleft())
+
+    def _read(self, feed: Iterator[Item]) -> bool:
+        """Puts the stream's next item into the queue; False: there is none."""
+        for item in feed:
+            self._again.append(item)
+            return True
+        return False
+
+    def _send(self, slot: _Slot[Item], item: Item) -> None:
+        slot.flying[getattr(slot.actor, self._method).remote(item)] = item
+
+    def _collect(self, timeout: float, required: bool = True) -> Iterator[Outcome[Item, Result]]:
+        """Waits for the next thing to happen, then takes up all that has happened."""
+        owners = {reference: slot for slot in self._slots for reference in slot.flying}
+        starting = {slot.starting: slot for slot in self._slots if slot.starting is not None}
+        references = [*owners, *starting]
+        if not references:
+            raise RuntimeError("all workers are gone and none could be replaced; the same command continues")
+        # Work may take as long as it likes; only a pool in which nothing has started yet runs out of patience.
+        patience = timeout if not owners or not required else None
+        ready, _ = ray.wait(references, num_returns=1, timeout=patience)
+        if not ready and required:
+            raise InputError(
+                f"no worker could start within {timeout:.0f} s: is the cluster full? Free some CPUs and run it again"
+            )
+        if len(references) > 1:
+            ready, _ = ray.wait(references, num_returns=len(references), timeout=0)
+        replaced: set[int] = set()
+        for reference in ready:
+            slot = owners.get(reference) or starting[reference]
+            if slot.index not in replaced:
+                yield from self._take(slot, reference, replaced)
+
+    def _take(self, slot: _Slot[Item], reference: Any, replaced: set[int]) -> Iterator[Outcome[Item, Result]]:
+        try:
+            value = ray.get(reference)
+        except _DEATHS as error:
+            _raise_if_constructor_failed(error)
+            replaced.add(slot.index)
+            yield from self._replace(slot)
+            return
+        except RayTaskError as error:
+            outcome = Outcome[Item, Result](slot.flying[reference], error=error.cause or error)
+        else:
+            if reference == slot.starting:
+                slot.starting = None
+                return
+            outcome = Outcome(slot.flying[reference], result=value)
+        yield self._finish(slot, reference, outcome)
+
+    def _finish(self, slot: _Slot[Item], reference: Any, outcome: Outcome[Item, Result]) -> Outcome[Item, Result]:
+        self._deaths_in_a_row = 0
+        slot.alone = False
+        self._strikes.pop(self._item_id(slot.flying.pop(reference)), None)
+        return outcome
+
+    def _replace(self, slot: _Slot[Item]) -> Iterator[Outcome[Item, Result]]:
+        """Takes a dead actor's finished results, asks what else is done and queues the rest again."""
+        self.deaths += 1
+        self._deaths_in_a_row += 1
+        if self._deaths_in_a_row >= BROKEN_AFTER:
+            raise RuntimeError(
+                f"workers died {BROKEN_AFTER} times in a row without a result: look into Ray's logs "
+                "(/tmp/ray/session_latest/logs) for the cause, often too little memory"
+            )
+        ray.kill(slot.actor)  # an actor that is merely out of reach must not work on beside its replacement
+        lost: list[Item] = []
+        for reference in list(slot.flying):
+            try:
+                result = ray.get(reference, timeout=5)
+            except (*_DEATHS, GetTimeoutError):
+                lost.append(slot.flying.pop(reference))
+            except RayTaskError as error:
+                yield self._finish(slot, reference, Outcome(slot.flying[reference], error=error.cause or error))
+            else:
+                yield self._finish(slot, reference, Outcome(slot.flying[reference], result=result))
+        self._slots.remove(slot)
+        done = self._on_replaced(slot.index, lost) if self._on_replaced is not None and lost else ()
+        for item in lost:
+            name = self._item_id(item)
+            self._strikes[name] += 1
+            if name in done:
+                del self._strikes[name]
+                yield Outcome(item, recovered=True)
+            elif self._strikes[name] >= STRIKES:
+                del self._strikes[name]
+                yield Outcome(item, error=WorkerDied(f"its worker process died {STRIKES} times"))
+            elif self._strikes[name] == STRIKES - 1:
+                self._suspects.append(item)
+            else:
+                self._again.append(item)
+        self._fill_slot(slot.index)
+
+
+def _raise_if_constructor_failed(error: Exception) -> None:
+    if not getattr(error, "_actor_init_failed", False):
+        return
+    last_line = str(error).strip().splitlines()[-1]
+    name, _, message = last_line.partition(": ")
+    if name.endswith(InputError.__name__):
+        raise InputError(message) from None
+    raise RuntimeError(f"a worker could not start: {last_line}") from error
