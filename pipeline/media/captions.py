@@ -1,0 +1,88 @@
+"""Caption files as YouTube gives them (json3, WebVTT) to captions with times."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.media.errors import MediaError
+from pipeline.types import Caption
+
+_TIMES = re.compile(r"^\s*(?:(\d+):)?(\d\d):(\d\d[.,]\d{1,3})\s+-->\s+(?:(\d+):)?(\d\d):(\d\d[.,]\d{1,3})")
+_WORD_TIME = re.compile(r"<\d\d:\d\d:\d\d\.\d{3}>")
+_TAG = re.compile(r"<[^>]*>")
+
+
+def read_captions(path: str | Path) -> list[Caption]:
+    """Reads a ``.json3`` or ``.vtt`` file.
+
+    Captions without words are left out, and are in the order of their start; they may overlap, as the recognised ones
+    do. Of the rolling lines in recognised WebVTT each is taken once, where it first appears.
+
+    Raises:
+        MediaError: ``corrupt``: neither format; ``not_found``: no such file.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise MediaError("not_found", f"{path}: no such file") from None
+    except UnicodeDecodeError:
+        raise MediaError("corrupt", f"{path}: captions that are not text") from None
+    if text.lstrip().startswith("WEBVTT"):
+        captions = _from_vtt(text)
+    else:
+        try:
+            events = json.loads(text)["events"]
+            captions = [caption for event in events if (caption := _from_event(event)) is not None]
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise MediaError("corrupt", f"{path}: captions neither in WebVTT nor in YouTube's json3") from None
+    return sorted(captions, key=lambda caption: (caption.start, caption.end))
+
+
+def _from_event(event: dict[str, Any]) -> Caption | None:
+    """A json3 event: its start and length in milliseconds, its words or lines as segments."""
+    text = _one_line("".join(segment.get("utf8", "") for segment in event.get("segs", [])))
+    start = event.get("tStartMs", 0) / 1000
+    return Caption(start, start + event.get("dDurationMs", 0) / 1000, text) if text else None
+
+
+def _from_vtt(text: str) -> list[Caption]:
+    # recognised captions roll: a cue shows the line before, then a new line with a time at each word
+    rolling = _WORD_TIME.search(text) is not None
+    captions: list[Caption] = []
+    shown = ""
+    for start, end, lines in _cues(text):
+        lines = [line for line in map(_one_line, lines) if line]
+        fresh = [line for line in lines if line != shown] if rolling else lines
+        if fresh:
+            captions.append(Caption(start, end, " ".join(fresh)))
+            shown = fresh[-1]
+    return captions
+
+
+def _cues(text: str) -> Iterator[tuple[float, float, list[str]]]:
+    """Start, end and lines of each cue; an empty line ends a cue, one of a space does not."""
+    times: re.Match[str] | None = None
+    lines: list[str] = []
+    for line in [*text.splitlines(), ""]:
+        match = _TIMES.match(line)
+        if (match or not line) and times:
+            yield _seconds(*times.group(1, 2, 3)), _seconds(*times.group(4, 5, 6)), lines
+            times = None
+        if match:
+            times, lines = match, []
+        elif times:
+            lines.append(line)
+
+
+def _seconds(hours: str | None, minutes: str, seconds: str) -> float:
+    return int(hours or 0) * 3600 + int(minutes) * 60 + float(seconds.replace(",", "."))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(html.unescape(_TAG.sub("", text)).replace("\u200b", "").split())
