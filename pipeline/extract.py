@@ -45,6 +45,8 @@ class Job:
 
     video: Video
     path: Path
+    note: str | None = None
+    """What was wrong with its captions file."""
 
 
 class Worker:
@@ -76,6 +78,7 @@ class Worker:
             features = self.features.extract(job.path)
         except MediaError as error:
             return _row(job.video.video_id, "failed", error.reason, error.message, started=started)
+        notes = features.notes + ([job.note] if job.note else [])
         captions = job.video.captions or []
         arrays: dict[Any, Any] = dict(features.arrays)
         caption_words = [0] * (len(captions) + 1)
@@ -90,14 +93,14 @@ class Worker:
             caption_words=caption_words,
             recipe=self.settings.fingerprint(),
             backbones=features.backbones,
-            notes=features.notes,
+            notes=notes,
             split=job.video.split,
             category_1=job.video.category_1,
             category_2=job.video.category_2,
             task_id=job.video.task_id,
         )
         self.writer.add(sample)
-        return _row(job.video.video_id, "done", None, "; ".join(features.notes), job.path.stat().st_size, started)
+        return _row(job.video.video_id, "done", None, "; ".join(notes), job.path.stat().st_size, started)
 
     def close(self) -> None:
         """Seals the shard in the making."""
@@ -165,10 +168,14 @@ class _Session:
             path = self._paths.get(video.video_id)
             if path is None:
                 continue
-            if video.captions is None:
-                beside = find_captions(self._videos, video.video_id)
-                video.captions = read_captions(beside) if beside is not None else None
-            yield Job(video, path)
+            note = None
+            beside = find_captions(self._videos, video.video_id) if video.captions is None else None
+            if beside is not None:
+                try:
+                    video.captions = read_captions(beside)
+                except MediaError as error:
+                    note = f"captions left out: {error.message}"
+            yield Job(video, path, note)
 
     def record(self, row: LedgerRow) -> None:
         """Takes a row for the ledger; it is written within some seconds."""

@@ -191,7 +191,7 @@ def _strip(path: Path | None, duration: float) -> str:
     rate = _STRIP / max(duration, 0.1)
     frames: list[np.ndarray] = []
     try:
-        for _, chunk in decode(path, {"2d": FrameFormat(rate=rate, size=144, crop=False)}, audio=False):
+        for _, chunk in decode(path, {"2d": FrameFormat(rate=rate, size=144, crop=False)}, audio=False, timeout=60):
             frames += list(chunk)
     except MediaError as error:
         return f'<p class="empty">Its frames cannot be shown: {escape(error.message)}</p>'

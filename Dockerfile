@@ -1,0 +1,10 @@
+# The package and all that it needs; videos, shards and runs belong in a mounted folder:
+#   docker build -t howto-pipeline .
+#   docker run --gpus all --shm-size 8g -v "$PWD:/data" howto-pipeline pipeline.extract manifests/howto100m.parquet
+FROM python:3.11-slim
+COPY pyproject.toml constraints.txt README.md LICENSE /package/
+COPY pipeline /package/pipeline
+RUN pip install --no-cache-dir -c /package/constraints.txt '/package[slowfast]'
+WORKDIR /data
+ENTRYPOINT ["python", "-m"]
+CMD ["pipeline.demo"]

@@ -1,0 +1,126 @@
+"""The report page: what it says, and that a browser shows it without asking for anything."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from pipeline import report
+from pipeline.acquire.ledger import Ledger, LedgerRow
+from pipeline.config import load_recipe
+from pipeline.datasets.table import write_manifest
+from pipeline.errors import InputError
+from pipeline.shards.sample import Sample
+from pipeline.shards.writer import ShardWriter
+from pipeline.types import Caption, Video
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A run with its manifest, ledger and shards."""
+    manifest = tmp_path / "manifests" / "tiny.parquet"
+    names = [f"video-{number}" for number in range(6)]
+    write_manifest(manifest, [Video(name, captions=[]) for name in names])
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    rows = [
+        LedgerRow(name, stage, "done", None, "", 1, 1_000_000, 2.0, "here", at + timedelta(seconds=number))
+        for stage in ("download", "extract")
+        for number, name in enumerate(names[:4])
+    ]
+    rows.append(LedgerRow(names[4], "download", "failed", "not_found", "HTTP Error 404: <gone>", 1, 0, 0.1, "here", at))
+    rows.append(LedgerRow(names[5], "extract", "failed", "corrupt", "moov atom not found", 1, 0, 0.1, "here", at))
+    Ledger(manifest.with_suffix(".ledger")).append(rows)
+    noise = np.random.RandomState(0)
+    with ShardWriter(tmp_path / "shards", "tiny", "w000") as writer:
+        writer.add(
+            Sample(
+                names[0], 20.0, [Caption(1.0, 4.0, "cut the <b>bread</b>"), Caption(3.0, 9.0, "toast it")],
+                {"2d": noise.standard_normal((20, 4)), "audio": noise.uniform(-80, 0, (2000, 40))},
+                {"2d": 1.0, "audio": 100.0}, [0] * 3, backbones={"2d": "seeded"}, category_1="Food",
+            )
+        )  # fmt: skip
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(yaml.safe_dump(load_recipe("demo").to_dict()))
+    steps = [
+        {"step": step, "loss": 5 - step / 10, "loss/tv": 3.0, "clips_per_second": 90.0, "data_wait": 0.1}
+        for step in range(20)
+    ]
+    (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, steps)))
+    figures = {"R1": 0.3, "R5": 0.6, "R10": 0.8, "MedR": 4.0}
+    retrieval = {"t2v": figures, "t2va": {**figures, "R1": 0.42}}
+    chance = {"R1": 0.01, "R5": 0.05, "R10": 0.1}
+    (run / "metrics.json").write_text(json.dumps({"retrieval": retrieval, "clips": 100, "chance": chance}))
+    return tmp_path
+
+
+def page(project: Path) -> Path:
+    report.main(
+        ["--run", f"{project}/run", "--manifest", f"{project}/manifests/tiny.parquet", "--shards", f"{project}/shards",
+         "--videos", f"{project}/videos"]
+    )  # fmt: skip
+    return project / "run" / "report.html"
+
+
+def test_the_page_says_what_was_got_and_lost_and_how_good_it_is(project: Path) -> None:
+    html = page(project).read_text()
+    for expected in (
+        "42.0 %",
+        "42 ×",
+        "not_found",
+        "HTTP Error 404: &lt;gone&gt;",
+        "corrupt",
+        "4 of 6",
+        "100 held-out",
+    ):
+        assert expected in html
+    assert "Seeded stand-ins" in html
+    assert "cut the &lt;b&gt;bread&lt;/b&gt;" in html
+    assert "text → video + sound" in html
+
+
+def test_the_page_refers_to_nothing_outside_itself(project: Path) -> None:
+    html = page(project).read_text()
+    assert "http://" not in html.replace("http://www.w3.org", "") and "https://" not in html
+    assert "<script" not in html and "@import" not in html
+
+
+def test_a_run_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no run"):
+        report.main(["--run", str(tmp_path / "none")])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"config\.yaml is not there"):
+        report.main(["--run", str(tmp_path / "empty")])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_shows_the_page(project: Path, scheme: str) -> None:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("needs the system's Chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        view = browser.new_page(color_scheme=scheme, viewport={"width": 1000, "height": 900})
+        asked: list[str] = []
+        view.on("request", lambda request: asked.append(request.url))
+        view.goto(page(project).as_uri())
+        assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+        assert view.locator("section").count() == 6
+        assert view.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+        # nothing sticks out to the side, on a telephone either
+        for width in (1000, 400):
+            view.set_viewport_size({"width": width, "height": 800})
+            assert view.evaluate("document.documentElement.scrollWidth") <= width
+        background = view.evaluate("getComputedStyle(document.body).backgroundColor")
+        brightness = sum(map(int, background.removeprefix("rgb(").removesuffix(")").split(",")))
+        assert (brightness > 600) == (scheme == "light")
+        browser.close()
