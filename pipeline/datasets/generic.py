@@ -1,0 +1,177 @@
+"""Any list of videos: CSV, TSV, JSON lines, Parquet or plain lines, with a column of ids, URLs or paths."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.datasets.identity import id_from_path, id_from_url
+from pipeline.errors import InputError
+from pipeline.types import Caption, Video
+
+ID_COLUMNS = ("video_id", "youtube_id", "vid", "id", "video", "key")
+URL_COLUMNS = ("url", "video_url", "link", "webpage_url")
+PATH_COLUMNS = ("path", "video_path", "file", "filename")
+_LINES = (".txt", ".lst", ".list")
+
+
+def read_table(path: Path | str, id_column: str | None = None, url_column: str | None = None) -> Iterator[Video]:
+    """Streams the videos of a list.
+
+    The columns of :class:`~pipeline.types.Video` are taken where they are there under these names. Where there is no
+    column of ids, the ids are those in the URLs or paths.
+
+    Args:
+        path: ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``, or ``.txt`` with an id, URL or path on each line.
+        id_column: the column of ids, when its name is none of the usual ones.
+        url_column: the same for URLs.
+
+    Raises:
+        InputError: the file is missing, is not what its name says, or has no such column.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"there is no list {path}")
+    for number, row in enumerate(_rows(path), start=1):
+        try:
+            yield _to_video(row, id_column, url_column)
+        except KeyError as error:
+            raise InputError(
+                f"{path}: no column {error.args[0]} (there are: {', '.join(map(str, row))}); "
+                "name yours with --id-column or --url-column"
+            ) from None
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{path}: row {number} cannot be read ({error})") from None
+
+
+def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    kind = path.suffix.lower()
+    if kind in (".jsonl", ".ndjson"):
+        yield from _json_rows(path)
+    elif kind == ".parquet":
+        yield from _parquet_rows(path)
+    elif kind in (".csv", ".tsv", *_LINES):
+        yield from _text_rows(path)
+    else:
+        raise InputError(f"{path}: unknown kind of list; known are .csv, .tsv, .jsonl, .parquet and .txt")
+
+
+def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise InputError(f"{path}: line {number} is not JSON ({error})") from None
+            if not isinstance(row, dict):
+                raise InputError(f"{path}: line {number} is not an object with a video's id or URL")
+            yield row
+
+
+def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    try:
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=256):
+            yield from batch.to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+
+
+def _text_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Rows of a delimited file; without a header that we know, its first column is of ids, URLs or paths."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            first = lines.readline()
+            lines.seek(0)
+            reader = csv.reader(lines, delimiter=delimiter_of(first, path.suffix.lower()))
+            names = next(reader, [])
+            if not any(name.strip() in (*ID_COLUMNS, *URL_COLUMNS, *PATH_COLUMNS) for name in names):
+                if len(names) > 1:
+                    raise InputError(
+                        f"{path}: its first line names no column of ids, URLs or paths ({', '.join(names)[:200]}); "
+                        f"known are {', '.join((*ID_COLUMNS, *URL_COLUMNS, *PATH_COLUMNS))}"
+                    )
+                lines.seek(0)
+                reader, names = csv.reader(lines), [_meaning(names[0]) if names else ""]
+            for cells in reader:
+                if any(cells):
+                    yield dict(zip(names, cells, strict=False))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text file ({error})") from None
+
+
+def delimiter_of(header: str, suffix: str = "") -> str:
+    """What separates the columns of a file with this first line (some copies of a list use ``;``)."""
+    if suffix == ".tsv":
+        return "\t"
+    return max(",;\t", key=header.count) if header else ","
+
+
+def _meaning(cell: str) -> str:
+    if "://" in cell:
+        return "url"
+    return "path" if "/" in cell or cell.count(".") == 1 else "video_id"
+
+
+def _to_video(row: Mapping[str, Any], id_column: str | None, url_column: str | None) -> Video:
+    """The row as a video; raises KeyError with the name of the column that is missing."""
+    given = {name: value for name, value in row.items() if value not in (None, "")}
+    url = _pick(given, row, url_column, URL_COLUMNS)
+    video_id = _pick(given, row, id_column, ID_COLUMNS)
+    path = _pick(given, row, None, PATH_COLUMNS)
+    if video_id is None:
+        if url is None and path is None:
+            raise KeyError(" or ".join(("video_id", "url", "path")))
+        video_id = id_from_url(url) if url is not None else id_from_path(str(path))
+    elif url is None and "://" in video_id:
+        url, video_id = video_id, id_from_url(video_id)
+    return Video(
+        video_id,
+        url,
+        split=str(given.get("split", "train")),
+        category_1=_text(given.get("category_1")),
+        category_2=_text(given.get("category_2")),
+        task_id=_text(given.get("task_id")),
+        rank=int(given["rank"]) if "rank" in given else None,
+        captions=captions_of(row.get("captions")),
+    )
+
+
+def _pick(given: Mapping[str, Any], row: Mapping[str, Any], named: str | None, usual: Sequence[str]) -> str | None:
+    if named is not None and named not in row:
+        raise KeyError(named)
+    names = (named,) if named is not None else usual
+    return next((str(given[name]).strip() for name in names if name in given), None)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def captions_of(value: Any) -> list[Caption] | None:
+    """Captions from a list of ``{start, end, text}``, from HowTo100M's three lists, or from JSON text of either.
+
+    Raises:
+        ValueError, TypeError: it is none of these.
+    """
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        value = json.loads(value)
+    if isinstance(value, Mapping):
+        return [Caption(float(a), float(b), str(c)) for a, b, c in zip(*_three_lists(value), strict=True)]
+    return [Caption(float(one["start"]), float(one["end"]), str(one["text"])) for one in value]
+
+
+def _three_lists(value: Mapping[str, Any]) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
+    try:
+        return value["start"], value["end"], value["text"]
+    except KeyError as error:
+        raise ValueError(f"captions without {error.args[0]!r}") from None

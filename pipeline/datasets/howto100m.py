@@ -1,0 +1,60 @@
+"""HowTo100M (Miech et al., ICCV 2019): ``HowTo100M_v1.csv`` with its captions."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.datasets.generic import captions_of
+from pipeline.datasets.jsonfile import LargeObject
+from pipeline.errors import InputError
+from pipeline.types import Caption, Video
+
+COLUMNS = ("video_id", "category_1", "category_2", "rank", "task_id")
+
+
+def read_howto100m(table: Path | str, captions: LargeObject | None = None) -> Iterator[Video]:
+    """Streams the 1.24 million rows.
+
+    Args:
+        table: ``HowTo100M_v1.csv``.
+        captions: ``caption.json`` or ``raw_caption.json`` (stop words kept); a video that is missing in it has unknown
+            captions, one with empty lists has none.
+
+    Raises:
+        InputError: a file is missing or not in the published layout.
+    """
+    table = Path(table)
+    if not table.is_file():
+        raise InputError(f"there is no list {table}; HowTo100M_v1.csv is in the HowTo100M.zip of the authors")
+    with table.open(encoding="utf-8", newline="") as lines:
+        reader = csv.DictReader(lines)
+        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+        if missing:
+            raise InputError(f"{table}: not HowTo100M_v1.csv, the columns {', '.join(missing)} are missing")
+        for row in reader:
+            yield Video(
+                row["video_id"],
+                category_1=row["category_1"] or None,
+                category_2=row["category_2"] or None,
+                task_id=row["task_id"] or None,
+                rank=_rank(row["rank"], table, reader.line_num),
+                captions=_captions(captions, row["video_id"]),
+            )
+
+
+def _rank(text: str, table: Path, line: int) -> int | None:
+    try:
+        return int(text) if text else None
+    except ValueError:
+        raise InputError(f"{table}: line {line}: the rank {text!r} is not a number") from None
+
+
+def _captions(captions: LargeObject | None, video_id: str) -> list[Caption] | None:
+    if captions is None:
+        return None
+    try:
+        return captions_of(captions.get(video_id))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{captions.path}: the captions of {video_id} are not three lists ({error})") from None

@@ -1,0 +1,44 @@
+"""The id of a video, from the URL or the path under which a list names it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from urllib.parse import parse_qs, unquote, urlsplit
+
+_YOUTUBE_ID = r"[A-Za-z0-9_-]{11}"
+_YOUTUBE_HOSTS = re.compile(r"(?:[\w-]+\.)*(?:youtube(?:-nocookie)?\.com|youtu\.be)", re.IGNORECASE)
+_YOUTUBE_PATH = re.compile(rf"^/(?:embed/|v/|shorts/|live/)?({_YOUTUBE_ID})(?:/|$)")
+_YOUTUBE_FILE = re.compile(rf"^({_YOUTUBE_ID})(?:\.|_[a-z0-9]+\.)")
+
+
+def youtube_id(url: str) -> str | None:
+    """The id in any of YouTube's forms of URL; None: it is none of them."""
+    parts = urlsplit(url if "//" in url else f"//{url}")
+    if not _YOUTUBE_HOSTS.fullmatch(parts.hostname or ""):
+        return None
+    candidates = parse_qs(parts.query).get("v", [])
+    match = _YOUTUBE_PATH.match(parts.path)
+    if match and match[1] != "playlist":
+        candidates.append(match[1])
+    return next((name for name in candidates if re.fullmatch(_YOUTUBE_ID, name)), None)
+
+
+def id_from_url(url: str) -> str:
+    """YouTube's id, else the name of the file that the URL ends in, without its ending.
+
+    >>> id_from_url("https://youtu.be/nVbIUDjzWY4?t=3"), id_from_url("http://host/videos/cake%201.mp4")
+    ('nVbIUDjzWY4', 'cake_1')
+    """
+    found = youtube_id(url)
+    if found is not None:
+        return found
+    name = PurePosixPath(unquote(urlsplit(url).path)).name
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name.rpartition(".")[0] or name).lstrip(".")
+
+
+def id_from_path(path: str) -> str:
+    """The id in the name of a video or feature file (``.../nVbIUDjzWY4.webm``, ``nVbIUDjzWY4_2d.npy``)."""
+    name = PurePosixPath(path.replace("\\", "/")).name
+    match = _YOUTUBE_FILE.match(name)
+    return match[1] if match else name.partition(".")[0]

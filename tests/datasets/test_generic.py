@@ -1,0 +1,125 @@
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.datasets.generic import read_table
+from pipeline.datasets.identity import id_from_path, id_from_url, youtube_id
+from pipeline.errors import InputError
+from pipeline.types import Caption, Video
+
+
+def read(path, text, **options):
+    path.write_text(text)
+    return list(read_table(path, **options))
+
+
+def test_csv_with_the_columns_of_a_video(tmp_path):
+    videos = read(tmp_path / "a.csv", "video_id,split,rank,category_1\nabc,test,3,Food\ndef,,,\n")
+    assert videos == [Video("abc", split="test", rank=3, category_1="Food"), Video("def")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "url\nhttps://youtu.be/nVbIUDjzWY4\n"),
+        ("a.csv", "title;video_url\nBikes, new;https://youtu.be/nVbIUDjzWY4\n"),
+        ("a.tsv", "title\turl\nx,y\thttps://youtu.be/nVbIUDjzWY4\n"),
+        ("a.txt", "https://youtu.be/nVbIUDjzWY4\n\n"),
+        ("a.jsonl", '{"url": "https://youtu.be/nVbIUDjzWY4"}\n\n'),
+        ("a.csv", "id\nhttps://youtu.be/nVbIUDjzWY4\n"),
+    ],
+)
+def test_ids_come_from_urls_where_there_are_no_ids(tmp_path, name, text):
+    (video,) = read(tmp_path / name, text)
+    assert (video.video_id, video.url) == ("nVbIUDjzWY4", "https://youtu.be/nVbIUDjzWY4")
+
+
+def test_plain_lines_of_ids_and_of_paths(tmp_path):
+    assert [video.video_id for video in read(tmp_path / "a.txt", "nVbIUDjzWY4\n-D6xkQDjZ3E\n")] == [
+        "nVbIUDjzWY4",
+        "-D6xkQDjZ3E",
+    ]
+    paths = "path\n/data/htm/nVbIUDjzWY4.webm\n/data/-D6xkQDjZ3E_2d.npy\n"
+    assert [video.video_id for video in read(tmp_path / "b.csv", paths)] == ["nVbIUDjzWY4", "-D6xkQDjZ3E"]
+    assert [video.video_id for video in read(tmp_path / "c.txt", "videos/nVbIUDjzWY4.mp4\n")] == ["nVbIUDjzWY4"]
+
+
+def test_captions_as_objects_as_three_lists_and_as_text(tmp_path):
+    objects = [{"start": 0, "end": 1.5, "text": "cut"}]
+    lists = {"start": [0], "end": [1.5], "text": ["cut"]}
+    rows = [objects, lists, json.dumps(lists), [], None]
+    text = "\n".join(json.dumps({"id": f"v{n}", "captions": row}) for n, row in enumerate(rows))
+    expected = [[Caption(0, 1.5, "cut")]] * 3 + [[], None]
+    assert [video.captions for video in read(tmp_path / "a.jsonl", text)] == expected
+    table = pa.table({"video_id": ["a"], "captions": [objects], "rank": [5]})
+    pq.write_table(table, tmp_path / "b.parquet")
+    assert list(read_table(tmp_path / "b.parquet")) == [Video("a", rank=5, captions=[Caption(0, 1.5, "cut")])]
+
+
+def test_named_columns(tmp_path):
+    (video,) = read(tmp_path / "a.csv", "id,name,where\n1,abc,http://h/abc.mp4\n", id_column="name", url_column="where")
+    assert (video.video_id, video.url) == ("abc", "http://h/abc.mp4")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "colour,size\nred,3\n", "names no column"),
+        ("a.jsonl", '{"a": 1}', "no column video_id or url or path"),
+        ("a.jsonl", '{"id": "a"}\n{broken', "line 2 is not JSON"),
+        ("a.jsonl", "[1]", "line 1 is not an object"),
+        ("a.jsonl", '{"id": "a", "captions": {"start": [1]}}', "row 1 cannot be read"),
+        ("a.csv", "id,rank\na,first\n", "row 1 cannot be read"),
+        ("a.parquet", "x", "not a readable Parquet"),
+        ("a.pdf", "x", "unknown kind of list"),
+    ],
+)
+def test_what_cannot_be_read_is_an_input_error(tmp_path, name, text, message):
+    with pytest.raises(InputError, match=message) as caught:
+        read(tmp_path / name, text)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def test_a_column_that_was_named_must_be_there(tmp_path):
+    with pytest.raises(InputError, match="no column name"):
+        read(tmp_path / "a.csv", "id\na\n", id_column="name")
+    with pytest.raises(InputError, match="there is no list"):
+        list(read_table(tmp_path / "nothing.csv"))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://www.youtube.com/watch?v=nVbIUDjzWY4",
+        "http://youtube.com/watch?t=3&v=nVbIUDjzWY4&list=x",
+        "https://m.youtube.com/shorts/nVbIUDjzWY4",
+        "https://www.youtube-nocookie.com/embed/nVbIUDjzWY4?start=3",
+        "https://youtu.be/nVbIUDjzWY4?si=abc",
+        "youtube.com/live/nVbIUDjzWY4",
+        "https://www.youtube.com/v/nVbIUDjzWY4",
+    ],
+)
+def test_forms_of_youtube_urls(url):
+    assert youtube_id(url) == "nVbIUDjzWY4" == id_from_url(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://vimeo.com/watch?v=nVbIUDjzWY4",
+        "https://notyoutube.com/watch?v=nVbIUDjzWY4",
+        "https://www.youtube.com/watch?v=short",
+        "https://www.youtube.com/playlist?list=PLabcdefgh12",
+    ],
+)
+def test_other_urls_are_not_youtube(url):
+    assert youtube_id(url) is None
+
+
+def test_ids_of_files():
+    assert id_from_url("http://host/a/cake%201.mp4?x=1") == "cake_1"
+    assert id_from_url("http://host/a/plain") == "plain"
+    assert id_from_path("/x/nVbIUDjzWY4.mp4.npy") == "nVbIUDjzWY4"
+    assert id_from_path("C:\\x\\clip_7.avi") == "clip_7"

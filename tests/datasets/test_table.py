@@ -1,0 +1,104 @@
+import re
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.datasets.table import SCHEMA, Manifest, is_video_id, write_manifest
+from pipeline.errors import InputError
+from pipeline.types import Caption, Video
+
+VIDEOS = [
+    Video("nVbIUDjzWY4", category_1="Cars", rank=27, task_id="52907", captions=[Caption(3.5, 8.5, "pick a bike")]),
+    Video("-D6xkQDjZ3E", url="http://host/x.mp4", split="test"),
+    Video("_97kyZVWVG0", captions=[]),
+]
+
+
+def test_what_is_written_is_read(tmp_path):
+    summary = write_manifest(tmp_path / "a.parquet", VIDEOS)
+    manifest = Manifest(tmp_path / "a.parquet")
+    assert list(manifest) == VIDEOS
+    assert (manifest.name, len(manifest), manifest.ids()) == ("a", 3, [video.video_id for video in VIDEOS])
+    assert (summary.rows, summary.captions, summary.without_captions) == (3, 1, 1)
+    assert [video.captions for video in manifest.videos(with_captions=False)] == [None] * 3
+    assert pq.read_schema(tmp_path / "a.parquet").equals(SCHEMA)
+
+
+def test_row_groups_are_of_4096_and_captions_are_found_across_them(tmp_path):
+    many = [Video(f"v{n}", captions=[Caption(n, n + 1, f"word {n}")]) for n in range(5000)]
+    write_manifest(tmp_path / "a.parquet", iter(many))
+    metadata = pq.ParquetFile(tmp_path / "a.parquet").metadata
+    assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == [4096, 904]
+    assert metadata.row_group(0).column(0).compression == "ZSTD"
+    manifest = Manifest(tmp_path / "a.parquet")
+    assert list(manifest) == many
+    found = manifest.captions(["v7", "v4999", "v4096", "nobody"])
+    assert found == {
+        name: [Caption(n, n + 1, f"word {n}")] for name, n in (("v7", 7), ("v4999", 4999), ("v4096", 4096))
+    }
+    assert Manifest(tmp_path / "a.parquet").captions(["x"]) == {}
+
+
+def test_duplicate_and_malformed_ids_are_left_out_and_named(tmp_path):
+    bad = ["../evil", "a/b", "", ".hidden", "with space", "x" * 65, "ü", "a\x00b"]
+    videos = [Video("twice"), Video("once"), Video("twice"), *map(Video, bad)]
+    summary = write_manifest(tmp_path / "a.parquet", videos)
+    assert Manifest(tmp_path / "a.parquet").ids() == ["twice", "once"]
+    assert (summary.duplicates.count, summary.duplicates.names) == (1, ["twice"])
+    assert (summary.malformed.count, summary.malformed.names) == (len(bad), bad)
+
+
+def test_a_failed_write_leaves_the_old_manifest_and_nothing_else(tmp_path):
+    write_manifest(tmp_path / "a.parquet", VIDEOS)
+
+    def broken():
+        yield Video("new")
+        raise RuntimeError("source broke")
+
+    with pytest.raises(RuntimeError):
+        write_manifest(tmp_path / "a.parquet", broken())
+    with pytest.raises(InputError, match="not one video"):
+        write_manifest(tmp_path / "a.parquet", [Video("../x")])
+    assert Manifest(tmp_path / "a.parquet").ids() == [video.video_id for video in VIDEOS]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
+
+
+def test_a_file_that_is_no_manifest_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match=re.escape(str(tmp_path / "no.parquet"))):
+        Manifest(tmp_path / "no.parquet")
+    (tmp_path / "text.parquet").write_text("hello")
+    with pytest.raises(InputError, match="not a readable Parquet"):
+        Manifest(tmp_path / "text.parquet")
+    pq.write_table(pa.table({"video_id": ["a"]}), tmp_path / "other.parquet")
+    with pytest.raises(InputError, match="url, split"):
+        Manifest(tmp_path / "other.parquet")
+
+
+@given(st.text(max_size=80))
+@settings(max_examples=300, deadline=None)
+def test_an_id_is_always_a_plain_file_name(text):
+    if is_video_id(text):
+        assert "/" not in text and "\\" not in text and not text.startswith(".") and text.isascii() and text.strip()
+
+
+_CAPTIONS = st.lists(
+    st.builds(
+        Caption,
+        st.floats(0, 1e4, width=32),
+        st.floats(0, 1e4, width=32),
+        st.text(st.characters(exclude_categories=["Cs"]), max_size=12),
+    ),
+    max_size=4,
+)
+
+
+@given(st.lists(st.one_of(st.none(), _CAPTIONS), min_size=1, max_size=12))
+@settings(max_examples=40, deadline=None)
+def test_any_captions_survive(tmp_path_factory, lists):
+    path = tmp_path_factory.mktemp("captions") / "a.parquet"
+    write_manifest(path, (Video(f"v{n}", captions=captions) for n, captions in enumerate(lists)))
+    assert [video.captions for video in Manifest(path)] == lists
+    assert list(Manifest(path).captions(Manifest(path).ids()).values()) == lists

@@ -1,0 +1,52 @@
+import pytest
+
+from pipeline.datasets.table import Manifest
+from pipeline.errors import InputError
+from pipeline.manifest import main
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "list.csv"
+    rows = [f"v{n},{'Food' if n % 2 else 'Cars'},{n % 5},{n // 10},{'test' if n == 7 else 'train'}" for n in range(100)]
+    path.write_text("video_id,category_1,rank,task_id,split\n" + "\n".join(rows) + "\n")
+    return path
+
+
+def ids(table, *options):
+    out = table.with_suffix(".parquet")
+    main(["build", "table", str(table), "--out", str(out), *options])
+    return Manifest(out).ids()
+
+
+def test_each_condition_and_all_of_them(table, tmp_path):
+    assert len(ids(table)) == 100
+    assert ids(table, "--limit", "3") == ["v0", "v1", "v2"]
+    assert ids(table, "--category", "food", "--rank", "1", "--task", "2") == ["v21"]
+    assert ids(table, "--task", "0", "--task", "9", "--category", "Cars", "--rank", "0") == ["v0", "v90"]
+    assert ids(table, "--split", "test") == ["v7"]
+    (tmp_path / "keep.txt").write_text("v5\nv50\nnobody\n")
+    assert ids(table, "--ids", str(tmp_path / "keep.txt")) == ["v5", "v50"]
+
+
+def test_a_share_is_seeded_and_grows(table):
+    few, many = ids(table, "--share", "0.2", "--seed", "3"), ids(table, "--share", "0.6", "--seed", "3")
+    assert few == ids(table, "--share", "0.2", "--seed", "3") != ids(table, "--share", "0.2", "--seed", "4")
+    assert set(few) < set(many) and 8 <= len(few) <= 35 and 45 <= len(many) <= 75
+    with pytest.raises(InputError, match="--share"):
+        ids(table, "--share", "1.5")
+
+
+def test_what_was_refused_is_named(tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("video_id\na\nb\na\n../../etc/passwd\n")
+    main(["build", "table", str(tmp_path / "a.csv"), "--out", str(tmp_path / "a.parquet")])
+    said = capsys.readouterr().err
+    assert "2 videos, no captions" in said
+    assert "1 duplicate ids: 'a'" in said and "1 malformed ids: '../../etc/passwd'" in said
+
+
+def test_show_counts(table, capsys):
+    ids(table)
+    main(["show", str(table.with_suffix(".parquet"))])
+    said = capsys.readouterr().err
+    assert "100" in said and "Food" in said and "train 99, test 1" in said
