@@ -87,16 +87,23 @@ class ClipSettings:
     """Whether the sound starts half a window late, so that speech does not give the text away."""
     max_words: int = 20
     max_video_tokens: int = 12
+    """0: one token, the maximum of the 2D and of the 3D features over the clip (MCN, AVLnet)."""
     max_audio_frames: int = 768
     video_tokens: Literal["clip", "nearest", "max_pool"] = "clip"
     """What happens to more video features than ``max_video_tokens``."""
+    shuffle_shards: int = 64
+    """Videos are shuffled within this many shards at a time, so that reads stay local."""
+    last_batch: Literal["drop", "keep"] = "drop"
+    """Videos that do not fill a last batch: left out of the epoch (others each time), or a smaller batch."""
+    damaged: Literal["fatal", "skip"] = "fatal"
+    """``skip``: a video that cannot be read is named in the log, and its clips are empty."""
 
 
 @dataclass
 class ModelSettings:
     """The network."""
 
-    name: Literal["mft"] = "mft"
+    name: Literal["mft", "mcn", "avlnet", "avlnet_text_tri", "avlnet_text_fused"] = "mft"
     video_dim: int = 4096
     """Width of a video token: 2D and 3D features concatenated."""
     text_dim: int = 300
@@ -134,6 +141,8 @@ class ModelSettings:
     """Whether pairs of modalities are embedded while training; in evaluation they always are."""
     text_video_only: bool = False
     """Whether sound is left out."""
+    reconstruction_dim: int | None = None
+    """Hidden units of MCN's reconstruction heads; null: none."""
 
 
 @dataclass
@@ -173,6 +182,8 @@ class TrainSettings:
     """Of the network's matrix products; similarities, losses and norms are float32 always."""
     eval_mode: bool = False
     """Whether the network trains in eval mode: batch norm keeps its statistics (MFT's fine-tuning)."""
+    batch_norm: Literal["per_rank", "synchronized"] = "per_rank"
+    """Whether each process's part of the batch has its own statistics, as when published, or all share theirs."""
     workers: int = 4
     """Loader processes."""
     seed: int = 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pipeline.config import ModelSettings
+from pipeline.errors import InputError
+from pipeline.text.words import WordVectors
+
 Batch = dict[str, Any]
+Prepare = Callable[[Mapping[str, Any]], Batch]
+"""A loader's batch → the model's."""
 
 
 class WordTable:
@@ -27,7 +34,7 @@ class WordTable:
         return self.vectors[word_ids.long()]
 
 
-def to_device(batch: Mapping[str, Any], words: WordTable | None, device: torch.device) -> Batch:
+def to_device(batch: Mapping[str, Any], words: WordTable, device: torch.device) -> Batch:
     """A loader's batch as a network takes it.
 
     Tensors go to the device, float16 becomes float32, and ``word_ids`` becomes ``text [clips, words, dim]``; what is
@@ -39,6 +46,31 @@ def to_device(batch: Mapping[str, Any], words: WordTable | None, device: torch.d
             value = value.to(device, non_blocking=True)
             value = value.float() if value.dtype == torch.float16 else value
         moved[name] = value
-    if words is not None and "word_ids" in moved:
-        moved["text"] = words(moved.pop("word_ids"))
+    moved["text"] = words(moved.pop("word_ids"))
     return moved
+
+
+def load_preparation(shards: Path, settings: ModelSettings, device: torch.device) -> Prepare:
+    """Readies batches of the shards in a folder for a model on a device.
+
+    Raises:
+        InputError: the widths of words or video tokens are not the model's.
+    """
+    vectors = WordVectors.load(shards / "words.parquet")
+    if vectors.dim != settings.text_dim:
+        raise InputError(
+            f"{shards}: word vectors have {vectors.dim} dimensions, the model takes {settings.text_dim}: "
+            f"set --model.text_dim {vectors.dim}"
+        )
+    words = WordTable(vectors.vectors, device)
+
+    def prepare(batch: Mapping[str, Any]) -> Batch:
+        width = batch["video"].shape[-1]
+        if width != settings.video_dim:
+            raise InputError(
+                f"{shards}: video tokens have {width} dimensions, the model takes {settings.video_dim}: "
+                f"set --model.video_dim {width}"
+            )
+        return to_device(batch, words, device)
+
+    return prepare

@@ -12,6 +12,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from pipeline.config import Recipe, TrainSettings
+from pipeline.training.batch_norm import synchronize_batch_norm
 from pipeline.training.batches import Batch
 from pipeline.training.checkpoint import Checkpoints, State
 from pipeline.training.distributed import Ranks
@@ -24,13 +25,10 @@ from pipeline.training.watch import LossWatch
 
 
 class Loader(Protocol):
-    """What the loop asks of a loader: one pass is an epoch, or what is left of it after ``load_state_dict``."""
+    """What the loop asks of a loader: a pass gives what is left of an epoch; the next pass is the next epoch."""
 
     def __iter__(self) -> Iterator[Batch]: ...
     def __len__(self) -> int: ...
-    def set_epoch(self, epoch: int, /) -> None:
-        """Chooses the next pass's order."""
-
     def state_dict(self) -> dict[str, Any]:
         """The position after the last batch that was handed out."""
 
@@ -85,6 +83,8 @@ def train(
     settings, ranks = recipe.train, ranks or Ranks()
     torch.manual_seed(settings.seed + ranks.rank)
     ranks.broadcast(model)
+    if settings.batch_norm == "synchronized" and ranks.world_size > 1:
+        synchronize_batch_norm(model)
     model.train(not settings.eval_mode)
     optimizer = build_optimizer(settings, model)
     scaler = torch.amp.GradScaler(ranks.device.type, enabled=settings.precision == "float16")
@@ -102,7 +102,7 @@ def train(
     over = position.step >= last_step or ranks.any(seconds is not None and position.elapsed >= seconds)
 
     with log, StopRequest() as stop:
-        for batch in stopwatch.waiting(_endless(loader, position)) if not over else ():
+        for batch in stopwatch.waiting(_endless(loader)) if not over else ():
             rate = learning_rate(settings, position.step, steps_per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -128,7 +128,8 @@ def train(
             evaluating = validate is not None and (over or _is_multiple(position.step, settings.evaluate_every))
             saving = ending or evaluating or position.step % settings.checkpoint_every == 0
             if logging or saving:
-                row = {"step": position.step, "epoch": position.epoch, **losses.look(), "learning_rate": rate}
+                epoch = (position.step - 1) // steps_per_epoch
+                row = {"step": position.step, "epoch": epoch, **losses.look(), "learning_rate": rate}
                 row |= {**stopwatch.lap(clips), "memory_bytes": peak_memory(ranks.device)}
                 clips = 0
                 if evaluating and validate is not None:
@@ -151,12 +152,10 @@ def build_optimizer(settings: TrainSettings, model: nn.Module) -> torch.optim.Op
     return kind(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
 
-def _endless(loader: Loader, position: Position) -> Iterator[Batch]:
-    """Epoch after epoch, from the position on."""
+def _endless(loader: Loader) -> Iterator[Batch]:
+    """Epoch after epoch."""
     while True:
         yield from loader
-        position.epoch += 1
-        loader.set_epoch(position.epoch)
 
 
 def _clip_gradients(model: nn.Module, most: float | None) -> Tensor:

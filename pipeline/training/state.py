@@ -31,7 +31,6 @@ class Position:
 
     step: int = 0
     """Optimiser steps done."""
-    epoch: int = 0
     elapsed: float = 0.0
     """Seconds of training so far, over all restarts."""
 
@@ -72,7 +71,7 @@ def restore(state: State, parts: dict[str, Stateful], ranks: Ranks) -> Position:
             raise InputError(f"the checkpoint does not fit this run's {name} ({first})") from None
     if ranks.rank < len(state["random"]):
         set_random_state(state["random"][ranks.rank], ranks.device)
-    return Position(state["step"], state["epoch"], state["elapsed"])
+    return Position(state["step"], state["elapsed"])
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

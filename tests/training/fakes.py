@@ -31,7 +31,7 @@ class FakeLoader:
         for position in range(self.position, len(self)):
             self.position = position + 1
             yield self._part(order[position * self.batch : (position + 1) * self.batch])
-        self.position = 0
+        self.epoch, self.position = self.epoch + 1, 0
 
     def _part(self, videos: Tensor) -> dict[str, Any]:
         size = len(videos) // self.world_size
@@ -41,9 +41,6 @@ class FakeLoader:
         if self.poisoned in videos.tolist():
             video[0, 0, 0] = float("nan")
         return {"video": video, "video_mask": torch.ones(len(videos), 3), "video_index": videos}
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch, self.position = epoch, 0
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "position": self.position}

@@ -1,0 +1,165 @@
+"""Trains a model on shards.
+
+    python -m pipeline.train --recipe mft --shards shards/howto100m --run runs/mft
+    torchrun --nproc-per-node 4 -m pipeline.train --recipe mft --shards shards/howto100m --run runs/mft
+
+Stop it whenever you like (Ctrl-C, SIGTERM, a crash): the same command continues from the run's last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from pipeline.cli import console, parse_with_recipe, run_verb, verb_parser
+from pipeline.config import Recipe
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pipeline.shards.reader import ShardSet
+    from pipeline.training.batches import Prepare
+    from pipeline.training.checkpoint import State
+    from pipeline.training.distributed import Ranks
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the verb."""
+    parser = verb_parser(__doc__, recipe="mft")
+    parser.add_argument("--shards", type=Path, required=True, help="folder of shards, shards/<name>")
+    parser.add_argument("--run", type=Path, help="folder of the run; default: runs/<recipe's name>")
+    parser.add_argument(
+        "--resume", default="last", metavar="last|none|CHECKPOINT",
+        help="what to go on from: the run's last checkpoint (default), nothing, or a file",
+    )  # fmt: skip
+    parser.add_argument("--init", type=Path, help="checkpoint whose weights a fresh run starts from (fine-tuning)")
+    parser.add_argument("--seconds", type=float, help="most time to train for, in seconds over all restarts")
+    arguments, recipe = parse_with_recipe(parser, argv)
+
+    from pipeline.training.distributed import join_ranks  # torch takes seconds to import: not for --help
+
+    with join_ranks() as ranks:
+        status = _train(arguments, recipe, ranks)
+    if status:
+        sys.exit(status)
+
+
+def _train(arguments: argparse.Namespace, recipe: Recipe, ranks: Ranks) -> int:
+    """Trains; gives the process's exit status."""
+    import torch
+
+    from pipeline.models import build_model
+    from pipeline.objectives import build_loss
+    from pipeline.shards.loader import TrainingLoader
+    from pipeline.shards.reader import ShardSet
+    from pipeline.training.batches import load_preparation
+    from pipeline.training.loop import train
+
+    run = arguments.run or Path("runs") / recipe.name
+    shards = ShardSet(arguments.shards)
+    prepare = load_preparation(arguments.shards, recipe.model, ranks.device)
+    settings = recipe.train
+    if settings.batch_videos % ranks.world_size:
+        raise InputError(
+            f"train.batch_videos {settings.batch_videos} is not a multiple of {ranks.world_size} processes"
+        )
+    loader = TrainingLoader(
+        shards, recipe.clips, settings.batch_videos, settings.seed, ranks.rank, ranks.world_size, settings.workers
+    )
+    torch.manual_seed(settings.seed)
+    model = build_model(recipe.model).to(ranks.device)
+    state = _starting_point(arguments, recipe, run, model, ranks)
+    if ranks.is_main:
+        _write_settings(run, recipe)
+    outcome = train(
+        recipe, model, build_loss(recipe.loss).to(ranks.device), loader, prepare, run, console,
+        ranks=ranks, state=state, seconds=arguments.seconds, video_ids=shards.ids,
+        validate=_validation(shards, recipe, prepare) if settings.evaluate_every else None,
+    )  # fmt: skip
+    if ranks.is_main:
+        position = outcome.position
+        how = "finished" if outcome.finished else "stopped; the same command continues"
+        console.print(f"training: {how}: {position.step:,} steps, {position.elapsed:,.0f} s; checkpoint in {run}")
+    return 0 if outcome.signal is None else 128 + outcome.signal
+
+
+def _starting_point(
+    arguments: argparse.Namespace, recipe: Recipe, run: Path, model: nn.Module, ranks: Ranks
+) -> State | None:
+    """The checkpoint to go on from; with ``--init`` a fresh run's model gets that file's weights instead."""
+    from pipeline.training.checkpoint import Checkpoints, read_checkpoint
+    from pipeline.training.state import load_weights
+
+    checkpoints = Checkpoints(run / "checkpoints")
+    if arguments.resume == "none":
+        if checkpoints.steps():
+            raise InputError(f"{run} already holds a run: choose another --run, or remove it to begin again")
+        path = None
+    elif arguments.resume == "last":
+        found = checkpoints.last(_warn) if ranks.is_main else None
+        path = ranks.from_main(found[0] if found else None)
+    else:
+        path = Path(arguments.resume)
+    if path is not None:
+        state = read_checkpoint(path)
+        _check_same_network(state["recipe"], recipe, path)
+        if ranks.is_main:
+            removed = checkpoints.remove_after(state["step"])
+            if removed:
+                _warn(f"removed the run's later checkpoints of steps {', '.join(map(str, removed))}")
+            console.print(f"training: goes on from {path}, step {state['step']:,}")
+        return state
+    if arguments.init is not None:
+        load_weights(model, read_checkpoint(arguments.init))
+    return None
+
+
+def _check_same_network(saved: dict[str, object], recipe: Recipe, path: Path) -> None:
+    """Refuses to go on with another network or loss than the checkpoint's."""
+    now = recipe.to_dict()
+    for section in ("model", "loss"):
+        before = saved[section]
+        assert isinstance(before, dict)
+        for key, value in now[section].items():
+            if key in before and before[key] != value:
+                raise InputError(
+                    f"{path} was trained with {section}.{key} {before[key]}, not {value}: choose another --run, or "
+                    "give the setting that it has"
+                )
+
+
+def _validation(shards: ShardSet, recipe: Recipe, prepare: Prepare) -> Callable[[nn.Module], dict[str, float]]:
+    """Retrieval on the held-out split; the score is the geometric mean of the recalls of text to video and sound."""
+    from pipeline.benchmarks.embeddings import embed_clips, similarities
+    from pipeline.benchmarks.retrieval import retrieval_metrics
+    from pipeline.shards.evaluation import evaluation_clips
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        held_out = recipe.evaluate
+        batches = evaluation_clips(shards, held_out.split, recipe.clips, held_out.batch_clips, held_out.max_words)
+        clips = embed_clips(model, batches, prepare)
+        metrics = {name: retrieval_metrics(matrix) for name, matrix in similarities(clips).items()}
+        best = metrics.get("t2va") or metrics["t2v"]
+        recalls = {f"retrieval/{name}/R10": metric.R10 for name, metric in metrics.items()}
+        return {**recalls, "score": best.geometric_mean}
+
+    return validate
+
+
+def _write_settings(run: Path, recipe: Recipe) -> None:
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "config.yaml").write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False))
+
+
+def _warn(message: str) -> None:
+    console.print(f"warning: {message}", style="bold yellow", soft_wrap=True, markup=False)
+
+
+if __name__ == "__main__":
+    run_verb(main)

@@ -1,0 +1,53 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.benchmarks.embeddings import DIRECTIONS, ClipEmbeddings, embed_clips, similarities
+
+
+class EchoModel(nn.Module):
+    """Its embeddings are its input."""
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        assert not self.training
+        assert not torch.is_grad_enabled()
+        names = ("text", "video", "audio", "tv", "ta", "va", "t+v", "t+a", "v+a")
+        outputs = {f"{name}_embed": batch["values"] * (number + 1) for number, name in enumerate(names)}
+        return {**outputs, "audio_nonempty_input_mask": batch["values"][:, 0] > 0}
+
+
+def batches() -> list[dict[str, Any]]:
+    return [
+        {"clip_ids": ["a", "b"], "values": torch.tensor([[1.0, 0.0], [0.0, 2.0]])},
+        {"clip_ids": ["c", "b"], "values": torch.tensor([[0.0, 1.0], [1.0, 0.0]])},
+    ]
+
+
+def test_parts_of_a_clip_are_averaged_in_the_order_of_first_sight() -> None:
+    model = EchoModel().train()
+    clips = embed_clips(model, batches(), dict)
+    assert clips.clip_ids == ["a", "b", "c"]
+    assert clips.embeddings["t"].tolist() == [[1.0, 0.0], [0.5, 1.0], [0.0, 1.0]]
+    assert clips.present["a"].tolist() == [True, True, False]
+    assert model.training
+
+
+def test_all_eighteen_directions_and_their_inverses() -> None:
+    matrices = similarities(embed_clips(EchoModel(), batches(), dict))
+    assert set(matrices) == set(DIRECTIONS)
+    assert len(DIRECTIONS) == 18
+    for direction in DIRECTIONS:
+        query, candidates = direction.split("2")
+        assert np.allclose(matrices[direction], matrices[f"{candidates}2{query}"].T)
+
+
+def test_similarity_is_cosine_and_only_of_what_the_model_gives() -> None:
+    clips = ClipEmbeddings(
+        ["a", "b"], {"t": torch.tensor([[3.0, 0], [0, 0]]), "v": torch.tensor([[2.0, 0], [1, 1]])}, {}
+    )
+    matrices = similarities(clips)
+    assert set(matrices) == {"t2v", "v2t"}
+    assert matrices["t2v"].ravel().tolist() == pytest.approx([1.0, 0.5**0.5, 0.0, 0.0])

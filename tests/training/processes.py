@@ -1,0 +1,50 @@
+"""Runs a function in several processes that form a gloo group, as torchrun would start them."""
+
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from pipeline.training.distributed import join_ranks
+
+
+def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """``function(ranks, *arguments)`` on each rank; the results in rank order."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.training.processes"])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    pipes = [context.Pipe(duplex=False) for _ in range(world_size)]
+    processes = [
+        context.Process(target=_run, args=(rank, world_size, port, pipes[rank][1], function, arguments), daemon=True)
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    results = [receiver.recv() if receiver.poll(90) else "no answer within 90 s" for receiver, _ in pipes]
+    for process in processes:
+        process.join(10)
+        process.kill()
+    failures = [result for result in results if isinstance(result, str)]
+    assert not failures, "\n".join(failures)
+    return [result[0] for result in results]
+
+
+def _run(
+    rank: int, world_size: int, port: int, sender: Connection, function: Callable[..., Any], arguments: Any
+) -> None:
+    torch.set_num_threads(1)
+    torch.multiprocessing.set_sharing_strategy("file_system")
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    try:
+        with join_ranks() as ranks:
+            sender.send((function(ranks, *arguments),))
+    except Exception:
+        sender.send(traceback.format_exc())

@@ -1,0 +1,140 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.config import LossSettings, ModelSettings
+from pipeline.models import build_model
+from pipeline.objectives import build_loss
+from pipeline.training.batch_norm import SynchronizedBatchNorm, synchronize_batch_norm
+from pipeline.training.distributed import Ranks
+from pipeline.training.logging import read_rows
+from pipeline.training.loop import train
+from pipeline.training.step import loss_and_gradients
+from tests.training.fakes import QUIET, FakeLoader, FakeLoss, FakeModel, recipe
+from tests.training.processes import run_ranks
+
+CLIPS = 8
+WORLDS = pytest.mark.parametrize("world_size", [2, 4])
+
+
+def mft_batch() -> dict[str, Tensor]:
+    """Clips of which some lack a modality."""
+    random = torch.Generator().manual_seed(3)
+    batch = {
+        "text": torch.randn(CLIPS, 6, 10, generator=random),
+        "text_mask": torch.ones(CLIPS, 6),
+        "video": torch.randn(CLIPS, 5, 12, generator=random),
+        "video_mask": torch.ones(CLIPS, 5),
+        "audio": torch.randn(CLIPS, 40, 96, generator=random),
+        "audio_mask": torch.ones(CLIPS, 96),
+        "audio_nframes": torch.full((CLIPS,), 96.0),
+    }
+    for number, name in enumerate(("text", "video", "audio")):
+        batch[f"{name}_mask"][number] = 0
+    batch["audio_nframes"][2] = 0
+    return batch
+
+
+def mft_step(ranks: Ranks, dtype: torch.dtype) -> dict[str, Any]:
+    """Loss, gradients and statistics after one step on the global batch."""
+    settings = ModelSettings(
+        video_dim=12, text_dim=10, embed_dim=16, projection_dim=8, heads=2, davenet="small", davenet_width=4
+    )
+    torch.manual_seed(5)
+    model = build_model(settings).to(dtype)
+    if ranks.world_size > 1:
+        synchronize_batch_norm(model)
+    size = CLIPS // ranks.world_size
+    part = slice(ranks.rank * size, (ranks.rank + 1) * size)
+    batch = {name: value[part].to(dtype) for name, value in mft_batch().items()}
+    total, terms = loss_and_gradients(model, build_loss(LossSettings()), batch, ranks)
+    return {
+        "loss": {"total": float(total), **{name: float(term) for name, term in terms.items()}},
+        "gradients": {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None},
+        "buffers": {name: value.numpy() for name, value in model.named_buffers()},
+    }
+
+
+def flat(values: dict[str, Any]) -> np.ndarray:
+    return np.concatenate([np.ravel(value) for value in values.values()]).astype(np.float64)
+
+
+@WORLDS
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-13)])
+def test_many_processes_give_the_loss_and_gradients_of_one(
+    world_size: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    # one process's float32 gradients are themselves 1.2e-6 away from its float64 ones
+    expected = mft_step(Ranks(), dtype)
+    for ours in run_ranks(world_size, mft_step, dtype):
+        for kind, values in expected.items():
+            assert list(ours[kind]) == list(values)
+            difference = np.linalg.norm(flat(ours[kind]) - flat(values)) / np.linalg.norm(flat(values))
+            assert difference < tolerance * (2 if kind == "gradients" else 1), kind
+
+
+def fake_training(ranks: Ranks, run: str) -> dict[str, np.ndarray]:
+    torch.manual_seed(7 + ranks.rank)  # the main rank's weights count
+    model = FakeModel(dropout=0.0, norm=False)
+    loader = FakeLoader(rank=ranks.rank, world_size=ranks.world_size)
+    train(recipe(steps=20), model, FakeLoss(), loader, dict, Path(run), QUIET, ranks=ranks)
+    return {name: value.detach().numpy() for name, value in model.state_dict().items()}
+
+
+@WORLDS
+def test_a_whole_run_goes_as_in_one_process(world_size: int, tmp_path: Path) -> None:
+    expected = fake_training(Ranks(), str(tmp_path / "one"))
+    for weights in run_ranks(world_size, fake_training, str(tmp_path / "many")):
+        for name, value in expected.items():
+            np.testing.assert_allclose(weights[name], value, atol=2e-6, err_msg=name)
+    one, many = (read_rows(tmp_path / name / "metrics.jsonl") for name in ("one", "many"))
+    assert [row["step"] for row in many] == list(range(1, 21))
+    np.testing.assert_allclose([row["loss"] for row in many], [row["loss"] for row in one], atol=1e-6)
+
+
+def uneven_gradients(ranks: Ranks) -> list[Any]:
+    """One parameter that only rank 1 used, one that nobody used."""
+    used, unused = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(3))
+    if ranks.rank == 1:
+        used.grad = torch.tensor([1.0, 2.0, 3.0])
+    ranks.sum_gradients([used, unused])
+    return [used.grad.tolist() if used.grad is not None else None, unused.grad]
+
+
+def test_a_parameter_without_gradient_is_treated_as_in_one_process() -> None:
+    assert run_ranks(2, uneven_gradients) == [[[1.0, 2.0, 3.0], None]] * 2
+
+
+def resumed_in_ranks(ranks: Ranks, run: str) -> list[float]:
+    from pipeline.training.checkpoint import Checkpoints
+
+    settings = recipe(steps=12, checkpoint_every=5)
+    for state in (None, 5):
+        torch.manual_seed(7)
+        loader = FakeLoader(rank=ranks.rank, world_size=ranks.world_size)
+        found = None if state is None else torch.load(Checkpoints(Path(run) / "checkpoints").path(state))
+        train(settings, FakeModel(), FakeLoss(), loader, dict, Path(run), QUIET, ranks=ranks, state=found)
+        if ranks.is_main and state is None:
+            Path(run, "first.json").write_text(str([row["loss"] for row in read_rows(Path(run) / "metrics.jsonl")]))
+    return [row["loss"] for row in read_rows(Path(run) / "metrics.jsonl")]
+
+
+def test_ranks_resume_with_their_own_random_states(tmp_path: Path) -> None:
+    losses = run_ranks(2, resumed_in_ranks, str(tmp_path))[0]
+    assert str(losses) == (tmp_path / "first.json").read_text()
+
+
+def test_synchronized_batch_norm_keeps_names_and_evaluates_alike() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(3, 4, 1), nn.BatchNorm1d(4), nn.Sequential(nn.BatchNorm1d(4)))
+    model(torch.randn(5, 3, 7))
+    before, x = {name: value.clone() for name, value in model.state_dict().items()}, torch.randn(5, 3, 7)
+    expected = model.eval()(x)
+    synchronize_batch_norm(model)
+    assert sum(isinstance(module, SynchronizedBatchNorm) for module in model.modules()) == 2
+    assert list(model.state_dict()) == list(before)
+    assert torch.equal(model(x), expected)
