@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from functools import partial
 
 from pipeline.backbones.base import Backbone
+from pipeline.backbones.resnet152 import resnet152
+from pipeline.backbones.resnext101_3d import resnext101_3d
 from pipeline.backbones.seeded import seeded_2d, seeded_3d
+from pipeline.backbones.slowfast import slowfast
 from pipeline.errors import InputError
 
 _BACKBONES: dict[str, Callable[[], Backbone]] = {
+    "resnet152": resnet152,
+    "resnext101_3d": resnext101_3d,
+    "slowfast_r50": partial(slowfast, "slowfast_r50"),
+    "slowfast_r101": partial(slowfast, "slowfast_r101"),
     "seeded_2d": seeded_2d,
     "seeded_3d": seeded_3d,
 }

@@ -1,0 +1,48 @@
+"""A TORCH_HOME as the published downloads would leave it, with the golden cases' seeded weights."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytorchvideo
+import torch
+
+from tests.conftest import GOLDEN
+
+HUB_ENTRY = 'dependencies = ["torch"]\nfrom pytorchvideo.models.hub import slowfast_r50, slowfast_r101\n'
+
+
+def golden_state(case: str, seed: int) -> dict[str, torch.Tensor]:
+    """The reference state dict of a golden case, filled by the golden folder's own recipe."""
+    fill = _fill_module()
+    keys = [(name, shape) for name, shape in json.loads((GOLDEN / f"{case}.keys.json").read_text())]
+    return {name: torch.as_tensor(value) for name, value in fill.fill(keys, seed).items()}
+
+
+def put_checkpoint(torch_home: Path, file_name: str, content: Any) -> Path:
+    """Writes a weight file where torch.hub looks for it."""
+    path = torch_home / "hub" / "checkpoints" / file_name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(content, path)
+    return path
+
+
+def put_pytorchvideo(torch_home: Path, revision: str) -> Path:
+    """Puts the installed PyTorchVideo where torch.hub keeps its repository."""
+    folder = torch_home / "hub" / f"facebookresearch_pytorchvideo_{revision}"
+    folder.mkdir(parents=True)
+    (folder / "hubconf.py").write_text(HUB_ENTRY)
+    (folder / "pytorchvideo").symlink_to(Path(pytorchvideo.__file__).parent, target_is_directory=True)
+    return folder
+
+
+def _fill_module() -> ModuleType:
+    specification = importlib.util.spec_from_file_location("golden_fill", GOLDEN / "fill.py")
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules.setdefault("golden_fill", module)
+    specification.loader.exec_module(module)
+    return module
