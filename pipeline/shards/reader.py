@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +11,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.shards.files import ShardError, Stem, stems
+from pipeline.shards.files import stems
 from pipeline.shards.index import IndexRow, Member, read_index, rows_of
 from pipeline.shards.recovery import leftovers
 from pipeline.shards.sample import Sample, decode_array, decode_json
-
-_OPEN_FILES = 64
+from pipeline.shards.tars import Tars
 
 
 class ShardSet:
@@ -30,6 +27,7 @@ class ShardSet:
         table: the indexes one behind the other, with the column ``shard``, a position in ``stems``. A video that
             several shards have appears once, as the first of them has it.
         repeated: how many samples were left out for that.
+        tars: reads their bytes.
     """
 
     def __init__(self, folder: Path):
@@ -43,10 +41,10 @@ class ShardSet:
         if not self.stems:
             raise InputError(_nothing(self.folder))
         tables = []
-        self.tar_sizes: list[int] = []
+        sizes = []
         for number, stem in enumerate(self.stems):
             table = read_index(stem)
-            self.tar_sizes.append(int(table.schema.metadata.get(b"tar_size", b"-1")))
+            sizes.append(int(table.schema.metadata.get(b"tar_size", b"-1")))
             tables.append(table.append_column("shard", pa.repeat(pa.scalar(number, pa.int32()), len(table))))
         table = pa.concat_tables(tables, promote_options="default").combine_chunks()
         self._numbers: dict[str, int] = {}
@@ -57,7 +55,7 @@ class ShardSet:
             first = pc.index_in(pa.array(list(self._numbers)), table["video_id"])
             table = table.take(first).combine_chunks()
         self.table = table
-        self._descriptors: OrderedDict[int, int] = OrderedDict()
+        self.tars = Tars([stem.tar for stem in self.stems], sizes)
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -78,9 +76,9 @@ class ShardSet:
         """One row of the index."""
         return rows_of(self.table.slice(number, 1))[0]
 
-    def stem(self, number: int) -> Stem:
-        """The shard that has row ``number``."""
-        return self.stems[self.table["shard"][number].as_py()]
+    def shard(self, number: int) -> int:
+        """Which of ``stems`` has row ``number``."""
+        return int(self.table["shard"][number].as_py())
 
     def read(self, video_id: str, arrays: bool = True) -> Sample:
         """A whole sample; without ``arrays`` only what its JSON says.
@@ -102,9 +100,11 @@ class ShardSet:
         try:
             sample = decode_json(data)
         except (ValueError, KeyError, TypeError) as error:
-            raise self._damaged(number, f"the JSON of {row.video_id} cannot be read: {error!r}") from None
+            raise self.tars.damaged(
+                self.shard(number), f"the JSON of {row.video_id} cannot be read: {error!r}"
+            ) from None
         if sample.video_id != row.video_id:
-            raise self._damaged(number, f"has {sample.video_id} where its index says {row.video_id}")
+            raise self.tars.damaged(self.shard(number), f"has {sample.video_id} where its index says {row.video_id}")
         return sample
 
     def read_steps(self, number: int, member: Member, first: int = 0, stop: int | None = None) -> NDArray[Any]:
@@ -116,48 +116,8 @@ class ShardSet:
         return decode_array(data, member, stop - first)
 
     def read_bytes(self, number: int, offset: int, size: int) -> bytes:
-        """Bytes of the shard that has row ``number``.
-
-        Raises:
-            ShardError: the tar is missing, shorter or longer than its index says, or cannot be read.
-        """
-        try:
-            data = os.pread(self._descriptor(self.table["shard"][number].as_py()), size, offset)
-        except OSError as error:
-            raise self._damaged(number, error.strerror or str(error)) from None
-        if len(data) != size:
-            raise self._damaged(number, f"ends before byte {offset + size}")
-        return data
-
-    def close(self) -> None:
-        """Closes the tars; reading opens them again."""
-        while self._descriptors:
-            os.close(self._descriptors.popitem()[1])
-
-    def __del__(self) -> None:
-        if hasattr(self, "_descriptors"):
-            self.close()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_descriptors": OrderedDict()}
-
-    def _descriptor(self, shard: int) -> int:
-        if shard in self._descriptors:
-            self._descriptors.move_to_end(shard)
-            return self._descriptors[shard]
-        descriptor = os.open(self.stems[shard].tar, os.O_RDONLY | os.O_CLOEXEC)
-        size = os.fstat(descriptor).st_size
-        if self.tar_sizes[shard] not in (-1, size):
-            os.close(descriptor)
-            raise OSError(0, f"has {size} bytes, its index was made for {self.tar_sizes[shard]}")
-        self._descriptors[shard] = descriptor
-        if len(self._descriptors) > _OPEN_FILES:
-            os.close(self._descriptors.popitem(last=False)[1])
-        return descriptor
-
-    def _damaged(self, number: int, what: str) -> ShardError:
-        what = " ".join(what.split())
-        return ShardError(f"{self.stem(number).tar}: {what}; see python -m pipeline.shards verify {self.folder}")
+        """Bytes of the shard that has row ``number``; raises ShardError."""
+        return self.tars.read(self.shard(number), offset, size)
 
 
 def _nothing(folder: Path) -> str:

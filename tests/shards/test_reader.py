@@ -44,7 +44,7 @@ def test_a_video_in_two_shards_is_there_once(tmp_path):
     shards = ShardSet(tmp_path)
     assert shards.ids == ["one", "two", "three"]
     assert shards.repeated == 1
-    assert shards.stem(shards.number("two")).writer == "w0"
+    assert shards.stems[shards.shard(shards.number("two"))].writer == "w0"
 
 
 def test_other_parquet_files_are_left_alone(tmp_path):

@@ -1,0 +1,231 @@
+"""What a clip is: a window of a video with its narration, its sound and its video tokens.
+
+One definition for training and benchmarks. Pure functions of times and arrays; nothing here reads a file. The rules
+are those of the published programs of MFT (Everything at Once, CVPR 2022) and MCN (ICCV 2021).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config import ClipSettings
+
+TokenStrategy = Literal["clip", "nearest", "max_pool"]
+
+_SAMPLE_RATE = 16_000
+_HOP = 160
+_WINDOW = 400
+
+
+class Clip(NamedTuple):
+    """A window of a video."""
+
+    start: float
+    """Seconds; the video's features are taken from here to ``end``."""
+    end: float
+    captions: tuple[int, ...]
+    """The captions whose words it has, in the order in which they follow each other in its text."""
+    audio_first: int
+    """First frame of the spectrogram."""
+    audio_stop: int
+    """The frame after the last; it may lie behind the end of the spectrogram."""
+
+
+def time_to_frame(seconds: float) -> int:
+    """The spectrogram's frame that is centred on a time, at least 0.
+
+    ``librosa.time_to_frames(seconds, sr=16000, hop_length=160, n_fft=400)``.
+    """
+    return max(0, (int(seconds * _SAMPLE_RATE) - _WINDOW // 2) // _HOP)
+
+
+def whole_seconds(duration: float, audio_frames: int) -> int:
+    """The seconds in which random windows lie: those of the spectrogram if there is one, else of the video."""
+    return int((audio_frames * _HOP + _WINDOW // 2) / _SAMPLE_RATE) if audio_frames else int(duration)
+
+
+def grow(starts: Sequence[float], ends: Sequence[float], index: int, seconds: float) -> list[int]:
+    """The captions of a clip that grows around caption ``index`` until it lasts ``seconds`` or has all captions.
+
+    The nearer neighbour comes first, that which leaves the clip shorter; a tie goes to the earlier one.
+
+    Returns:
+        the captions in the order in which they were added.
+    """
+    first = last = index
+    added = [index]
+    while ends[last] - starts[first] < seconds:
+        if first > 0 and last < len(ends) - 1:
+            backwards = ends[last] - starts[first - 1] <= ends[last + 1] - starts[first]
+        elif first == 0 and last == len(ends) - 1:
+            break
+        else:
+            backwards = first > 0
+        if backwards:
+            first -= 1
+            added.append(first)
+        else:
+            last += 1
+            added.append(last)
+    return added
+
+
+def caption_clip(starts: Sequence[float], ends: Sequence[float], index: int, seconds: float, misaligned: bool) -> Clip:
+    """The clip that grows around a caption.
+
+    Args:
+        starts: seconds at which each caption of the video starts.
+        ends: seconds at which each ends.
+        index: the caption.
+        seconds: least length of the clip, where the captions allow it.
+        misaligned: whether the sound starts half of ``seconds`` late and lasts ``seconds``, which keeps speech from
+            giving the text away.
+    """
+    captions = grow(starts, ends, index, seconds)
+    start, end = starts[min(captions)], ends[max(captions)]
+    sound = (start + 0.5 * seconds, start + 1.5 * seconds) if misaligned else (start, end)
+    return Clip(start, end, tuple(captions), time_to_frame(sound[0]), time_to_frame(sound[1]))
+
+
+def random_clip(starts: Sequence[float], ends: Sequence[float], start: float, seconds: float, misaligned: bool) -> Clip:
+    """The clip that a window from ``start`` on finds.
+
+    A caption that is spoken when the window begins, else one that is spoken when it ends, makes it the clip that grows
+    around that caption; a window that finds neither stays as it is, without text.
+    """
+    end = start + seconds
+    for time in (start, end):
+        index = max(0, bisect_left(starts, time) - 1)
+        if index < len(starts) and starts[index] <= time <= ends[index]:
+            return caption_clip(starts, ends, index, seconds, misaligned)
+    first = time_to_frame(start)
+    return Clip(start, end, (), first, time_to_frame(end))
+
+
+def training_clips(
+    starts: Sequence[float],
+    ends: Sequence[float],
+    available: int,
+    settings: ClipSettings,
+    generator: np.random.Generator,
+) -> list[Clip]:
+    """The clips of one video in one epoch.
+
+    Args:
+        starts: seconds at which each caption starts, in order.
+        ends: seconds at which each ends.
+        available: see :func:`whole_seconds`.
+        settings: the sampling, how many, how long.
+        generator: decides all there is to decide.
+
+    Raises:
+        ValueError: ``mcn`` sampling of a video without captions.
+    """
+    if settings.sampling == "mcn":
+        if not starts:
+            raise ValueError("a clip cannot grow around a caption where there is none")
+        indices = generator.integers(len(starts), size=settings.per_video)
+        return [
+            caption_clip(starts, ends, int(index), settings.seconds, settings.misaligned_audio) for index in indices
+        ]
+    room = max(0.0, available - settings.seconds)
+    return [
+        random_clip(starts, ends, float(share) * room, settings.seconds, settings.misaligned_audio)
+        for share in generator.random(settings.per_video)
+    ]
+
+
+def whole_clip(start: float, end: float, caption: int) -> Clip:
+    """The clip of a benchmark: a caption's own window, with its own sound."""
+    return Clip(start, end, (caption,), time_to_frame(start), time_to_frame(end))
+
+
+def feature_window(start: float, end: float, rate: float, length: int) -> tuple[int, int]:
+    """The features of a window of seconds: first, and the one after the last, within ``length``."""
+    first = min(int(start * rate), length)
+    return first, max(first, min(int(end * rate) + 1, length))
+
+
+def nearest(length: int, count: int) -> NDArray[np.int64]:
+    """Which of ``length`` features stand at ``count`` places: torch's ``interpolate(mode="nearest")``, in float32."""
+    places = np.arange(count, dtype=np.float32) * (np.float32(length) / np.float32(count))
+    return np.minimum(np.floor(places).astype(np.int64), length - 1)
+
+
+def token_features(
+    features_2d: NDArray[Any] | None, features_3d: NDArray[Any] | None, count: int, strategy: TokenStrategy
+) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
+    """The features that become a clip's tokens, before they are normalised.
+
+    Args:
+        features_2d: the clip's ``[n2, D2]``; None: this data set has no such features.
+        features_3d: the clip's ``[n3, D3]``, or None.
+        count: most tokens; 0: one token, the maximum over the clip in each track by itself.
+        strategy: ``clip`` keeps the first, ``nearest`` takes evenly spaced ones, ``max_pool`` the maxima of
+            ``n // count`` consecutive ones, then evenly spaced ones of these. The 2D track is stretched to the 3D
+            track where neither is thinned.
+
+    Returns:
+        both tracks, of equal length at most ``count``: none where one of them is empty. With ``count`` 0 of length 1,
+        or 0 where the track is empty.
+    """
+    tracks = [track for track in (features_2d, features_3d) if track is not None]
+    if count == 0:
+        chosen = [track[:1] if len(track) < 2 else track.max(axis=0, keepdims=True) for track in tracks]
+    elif any(len(track) == 0 for track in tracks):
+        chosen = [track[:0] for track in tracks]
+    elif len(tracks[-1]) <= count or strategy == "clip":
+        length = len(tracks[-1])
+        kept = min(length, count)
+        chosen = [
+            track[:kept] if len(track) == length else track[nearest(len(track), length)[:kept]] for track in tracks
+        ]
+    else:
+        kernels = [len(track) // count for track in tracks]
+        if strategy == "max_pool" and min(kernels) > 1:
+            tracks = [_pooled(track, kernel) for track, kernel in zip(tracks, kernels, strict=True)]
+        chosen = [track[nearest(len(track), count)] for track in tracks]
+    rest = iter(chosen)
+    return None if features_2d is None else next(rest), None if features_3d is None else next(rest)
+
+
+def _pooled(features: NDArray[Any], kernel: int) -> NDArray[Any]:
+    groups = len(features) // kernel
+    return features[: groups * kernel].reshape(groups, kernel, -1).max(axis=1)
+
+
+def normalize(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Each feature at unit length, as ``torch.nn.functional.normalize`` does it; zeros stay zeros."""
+    norms = np.sqrt(np.einsum("...d,...d->...", features, features))
+    return features / np.maximum(norms, np.float32(1e-12))[..., None]
+
+
+def video_tokens(
+    features_2d: NDArray[Any] | None, features_3d: NDArray[Any] | None, count: int, strategy: TokenStrategy
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """A clip's video tokens: 2D and 3D features, each at unit length, side by side.
+
+    Args:
+        features_2d: ``[n2, D2]``, or None.
+        features_3d: ``[n3, D3]``, or None; not both are None.
+        count: most tokens; see :func:`token_features`.
+        strategy: which features become tokens.
+
+    Returns:
+        float32 ``[max(count, 1), D2 + D3]`` with zeros behind the last token, and its mask.
+    """
+    chosen = token_features(features_2d, features_3d, count, strategy)
+    tracks = [track for track in chosen if track is not None]
+    video = np.zeros((max(count, 1), sum(track.shape[1] for track in tracks)), np.float32)
+    mask = np.zeros(len(video), np.float32)
+    column = 0
+    for track in tracks:
+        video[: len(track), column : column + track.shape[1]] = normalize(track.astype(np.float32))
+        mask[: len(track)] = 1.0
+        column += track.shape[1]
+    return video, mask

@@ -1,0 +1,240 @@
+"""The training loader: batches of clips in an order that can be resumed anywhere."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any, cast
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from pipeline.config import ClipSettings
+from pipeline.errors import InputError
+from pipeline.shards.batches import Batch, ClipReader
+from pipeline.shards.clips import training_clips
+from pipeline.shards.files import ShardError
+from pipeline.shards.order import epoch_order, rank_slice
+from pipeline.shards.reader import ShardSet
+
+log = logging.getLogger(__name__)
+
+_Request = tuple[int, NDArray[np.int64]]
+"""An epoch, and the videos of a batch in it."""
+
+
+class TrainingLoader:
+    """Batches of training clips.
+
+    Iterating gives the batches of the epoch from where it stands to the epoch's end, and then stands at the beginning
+    of the next one. A batch is a dictionary, see :meth:`ClipReader.empty`; its clips are video-major.
+
+    What a global batch holds depends on the seed, the epoch, ``batch_videos`` and the shards alone: not on the number
+    of ranks or workers. The clips of a video depend on seed, epoch and the video's id.
+
+    Attributes:
+        epoch: the epoch it stands in, from 0.
+        batch: how many of its batches are done.
+    """
+
+    def __init__(
+        self,
+        shards: ShardSet,
+        clips: ClipSettings,
+        batch_videos: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 0,
+        split: str | None = "train",
+    ):
+        """Plans from the index; reads nothing yet.
+
+        Args:
+            shards: the data.
+            clips: how clips are drawn.
+            batch_videos: videos in a global batch, over all ranks.
+            seed: decides the order and the clips.
+            rank: which share of each global batch this process gets.
+            world_size: number of shares.
+            workers: processes that read; 0: this one does.
+            split: only videos of this split; None: all.
+
+        Raises:
+            InputError: no video is left, or fewer than a batch where the last batch is dropped.
+        """
+        self._reader = ClipReader(shards, clips)
+        self._numbers = _usable(shards, clips, split)
+        self._shard = self._reader.shard[self._numbers]
+        self._clips = clips
+        self._batch_videos = batch_videos
+        self._seed = seed
+        self._rank = rank
+        self._world_size = world_size
+        self._workers = workers
+        self.epoch = 0
+        self.batch = 0
+        self._stream: Iterator[Batch | ShardError] | None = None
+        self._stream_at = (-1, -1)
+        if not len(self):
+            raise InputError(
+                f"{shards.folder}: {len(self._numbers)} videos of split {split} are fewer than a batch "
+                f"(train.batch_videos {batch_videos}); lower it"
+            )
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        whole, rest = divmod(len(self._numbers), self._batch_videos)
+        return whole + (1 if rest and self._clips.last_batch == "keep" else 0)
+
+    @property
+    def videos(self) -> int:
+        """How many videos an epoch has to draw from."""
+        return len(self._numbers)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Goes to the beginning of an epoch; stays where it is when it stands in that epoch."""
+        if epoch != self.epoch:
+            self.epoch, self.batch = epoch, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands: the batches that were handed out are done."""
+        epoch, batch = (self.epoch, self.batch) if self.batch < len(self) else (self.epoch + 1, 0)
+        return {
+            "epoch": epoch,
+            "batch": batch,
+            "seed": self._seed,
+            "batch_videos": self._batch_videos,
+            "videos": len(self._numbers),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where another loader stood, which may have had other numbers of ranks and workers.
+
+        Raises:
+            InputError: it had another seed, global batch or set of videos, so that there is no such place.
+        """
+        mine = self.state_dict()
+        for key in ("seed", "batch_videos", "videos"):
+            if state[key] != mine[key]:
+                raise InputError(
+                    f"cannot continue: the loader's {key} was {state[key]} and is now {mine[key]}; restore it, or "
+                    "start a new run"
+                )
+        self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self.batch >= len(self):
+            self.epoch, self.batch = self.epoch + 1, 0
+        epoch = self.epoch
+        while (self.epoch, self.batch) < (epoch, len(self)):
+            if self._stream is None or self._stream_at != (self.epoch, self.batch):
+                self._stream = self._start()
+            batch = next(self._stream)
+            if isinstance(batch, ShardError):
+                self.close()
+                raise batch
+            for message in batch.pop("damaged"):
+                log.warning("skipped: %s", message)
+            self.batch += 1
+            self._stream_at = (self.epoch, self.batch) if self.batch < len(self) else (self.epoch + 1, 0)
+            yield batch
+        self.epoch, self.batch = epoch + 1, 0
+
+    def close(self) -> None:
+        """Stops the workers; iterating starts them again."""
+        self._stream = None
+
+    def _start(self) -> Iterator[Batch | ShardError]:
+        loader = DataLoader(
+            _Clips(self._reader, self._seed),
+            batch_size=None,
+            sampler=_Plan(self, self.epoch, self.batch),
+            collate_fn=_as_is,
+            num_workers=self._workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+        return iter(loader)
+
+    def plan(self, epoch: int, batch: int) -> Iterator[_Request]:
+        """What this rank reads from a place on, over all epochs to come."""
+        while True:
+            order = self._numbers[epoch_order(self._shard, self._seed, epoch, self._clips.shuffle_shards)]
+            for place in range(batch, len(self)):
+                videos = order[place * self._batch_videos : (place + 1) * self._batch_videos]
+                yield epoch, videos[rank_slice(len(videos), self._rank, self._world_size)]
+            epoch, batch = epoch + 1, 0
+
+
+class _Plan(Sampler[_Request]):
+    def __init__(self, loader: TrainingLoader, epoch: int, batch: int):
+        self._loader = loader
+        self._place = (epoch, batch)
+
+    def __iter__(self) -> Iterator[_Request]:
+        return self._loader.plan(*self._place)
+
+
+class _Clips(Dataset[Batch | ShardError]):
+    """Gives the batch of a request; what is sent to the workers.
+
+    It returns a ShardError, since what a worker raises arrives wrapped in the worker's traceback.
+    """
+
+    def __init__(self, reader: ClipReader, seed: int):
+        self._reader = reader
+        self._seed = seed
+
+    def __getitem__(self, request: _Request) -> Batch | ShardError:
+        epoch, numbers = request
+        try:
+            return training_batch(self._reader, self._seed, epoch, numbers)
+        except ShardError as error:
+            return error
+
+
+def training_batch(reader: ClipReader, seed: int, epoch: int, numbers: NDArray[np.int64]) -> Batch:
+    """The clips of some videos in an epoch; ``damaged`` lists what was left out, where the settings allow that.
+
+    Raises:
+        ShardError: a shard is damaged, and the settings say that this is fatal.
+    """
+    settings = reader.settings
+    batch = reader.empty(len(numbers) * settings.per_video)
+    damaged: list[str] = []
+    for place, number in enumerate(numbers.tolist()):
+        generator = np.random.default_rng([seed, epoch, int(reader.hashes[number])])
+        row = place * settings.per_video
+        try:
+            narration = reader.narration(number)
+            clips = training_clips(narration.starts, narration.ends, reader.seconds(number), settings, generator)
+            reader.fill(batch, row, number, clips, narration)
+        except ShardError as error:
+            if settings.damaged == "fatal":
+                raise
+            damaged.append(str(error))
+            for name, values in reader.empty(settings.per_video).items():
+                batch[name][row : row + settings.per_video] = values
+    batch["damaged"] = damaged
+    return batch
+
+
+def _usable(shards: ShardSet, clips: ClipSettings, split: str | None) -> NDArray[np.int64]:
+    table = shards.table
+    usable = np.ones(len(shards), bool)
+    if split is not None:
+        usable &= np.asarray(pc.equal(table["split"], split).to_numpy(), bool)
+    if clips.sampling == "mcn":
+        usable &= table["captions"].to_numpy() > 0
+    if not usable.any():
+        found = ", ".join(sorted(pc.unique(table["split"]).to_pylist()))
+        with_captions = " with captions" if clips.sampling == "mcn" else ""
+        raise InputError(f"{shards.folder}: no video of split {split}{with_captions}; it has the splits {found}")
+    return np.flatnonzero(usable)
+
+
+def _as_is(batch: Any) -> Any:
+    return cast(Any, batch)

@@ -1,0 +1,256 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.config import ClipSettings
+from pipeline.errors import InputError
+from pipeline.shards.clips import caption_clip, feature_window, video_tokens
+from pipeline.shards.files import ShardError
+from pipeline.shards.loader import TrainingLoader
+from pipeline.shards.order import epoch_order
+from pipeline.shards.reader import ShardSet
+from tests.shards.samples import make_sample, small_sample, write_shards
+
+SETTINGS = ClipSettings(per_video=3, seconds=8.0, max_audio_frames=700)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """23 training videos and one for testing in shards of three."""
+    folder = tmp_path_factory.mktemp("shards")
+    samples = [small_sample(f"v{number:02d}") for number in range(23)]
+    samples[4] = make_sample("v04", seconds=25)
+    samples[7] = make_sample("v07", seconds=40, modalities=("text", "2d", "3d"))
+    samples[11] = make_sample("v11", seconds=30, modalities=("2d", "3d", "audio"))
+    samples[13] = make_sample("v13", seconds=30, modalities=("text", "audio"))
+    write_shards(folder, [*samples, make_sample("held_out", split="test")], shard_bytes=9000)
+    return ShardSet(folder)
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def videos(batch, per_video=3):
+    return batch["video_index"].tolist()[::per_video]
+
+
+def test_batches_have_the_shapes_of_the_contract(shards):
+    loader = TrainingLoader(shards, SETTINGS, batch_videos=6, seed=1)
+    batches = list(loader)
+    assert len(batches) == len(loader) == 3
+    for batch in batches:
+        shapes = {name: (tuple(values.shape), values.dtype) for name, values in batch.items()}
+        assert shapes == {
+            "word_ids": ((18, 20), torch.int32),
+            "text_mask": ((18, 20), torch.float32),
+            "video": ((18, 12, 11), torch.float32),
+            "video_mask": ((18, 12), torch.float32),
+            "audio": ((18, 40, 700), torch.float32),
+            "audio_mask": ((18, 700), torch.float32),
+            "audio_nframes": ((18,), torch.float32),
+            "video_index": ((18,), torch.int64),
+            "clip_start": ((18,), torch.float32),
+            "clip_end": ((18,), torch.float32),
+        }
+        assert torch.equal(batch["video_index"], batch["video_index"][::3].repeat_interleave(3))
+        assert torch.equal(batch["audio_nframes"], batch["audio_mask"].sum(1))
+        assert torch.equal(batch["text_mask"] > 0, batch["word_ids"] >= 0)
+
+
+@pytest.mark.parametrize("sampling", ["mft", "mcn"])
+def test_clips_hold_what_the_samples_say(shards, sampling):
+    """Each clip of each batch is made again from the whole arrays."""
+    drawn = ClipSettings(sampling=sampling, per_video=3, seconds=8.0, misaligned_audio=sampling == "mft")
+    with_text = 0
+    for batch in TrainingLoader(shards, drawn, batch_videos=5, seed=3):
+        for row, number in enumerate(batch["video_index"].tolist()):
+            sample = shards.read(shards.ids[number])
+            start, end = float(batch["clip_start"][row]), float(batch["clip_end"][row])
+            tracks = {}
+            for name in ("2d", "3d"):
+                whole = sample.arrays.get(name, np.zeros((0, {"2d": 6, "3d": 5}[name]), np.float16))
+                first, stop = feature_window(start, end, sample.rates.get(name, 1.0), len(whole))
+                tracks[name] = whole[first:stop]
+            video, mask = video_tokens(tracks["2d"], tracks["3d"], 12, "clip")
+            np.testing.assert_array_equal(batch["video"][row], video)
+            np.testing.assert_array_equal(batch["video_mask"][row], mask)
+            starts, ends = ([getattr(caption, end) for caption in sample.captions] for end in ("start", "end"))
+            words = batch["word_ids"][row][batch["text_mask"][row] > 0].tolist()
+            around = [caption_clip(starts, ends, index, 8.0, drawn.misaligned_audio) for index in range(len(starts))]
+            texts = [
+                [id for index in clip.captions for id in _words(sample, index)][:20]
+                for clip in around
+                if (clip.start, clip.end) == (start, end)
+            ]
+            assert words in (texts if words else [[]])
+            with_text += bool(words)
+            audio = sample.arrays.get("audio", np.zeros((0, 40), np.float16))
+            frames = int(batch["audio_nframes"][row])
+            if frames:
+                late = 4.0 if words and drawn.misaligned_audio else 0.0
+                first = max(0, (int((start + late) * 16000) - 200) // 160)
+                np.testing.assert_array_equal(batch["audio"][row, :, :frames].T, audio[first : first + frames])
+            assert not batch["audio"][row, :, frames:].any()
+    assert with_text > 5
+
+
+def _words(sample, index):
+    return sample.arrays["text"][sample.caption_words[index] : sample.caption_words[index + 1]].tolist()
+
+
+def test_a_missing_modality_is_masked(shards):
+    for batch in TrainingLoader(shards, SETTINGS, batch_videos=23, seed=1):
+        for name, missing in (("v07", "audio"), ("v11", "text"), ("v13", "video")):
+            rows = batch["video_index"] == shards.number(name)
+            assert int(rows.sum()) == 3
+            assert not batch[f"{missing}_mask"][rows].any()
+            for other in {"audio", "video", "text"} - {missing}:
+                assert batch[f"{other}_mask"][rows].any()
+
+
+def test_only_the_split_is_drawn_and_each_video_once(shards):
+    loader = TrainingLoader(shards, ClipSettings(per_video=1, last_batch="keep"), batch_videos=5, seed=1)
+    seen = [number for batch in loader for number in videos(batch, 1)]
+    assert sorted(seen) == list(range(23))
+    assert loader.videos == 23
+    assert "held_out" not in {shards.ids[number] for number in seen}
+
+
+def test_epochs_and_seeds_differ_but_repeat(shards):
+    def epoch(seed, epoch):
+        loader = TrainingLoader(shards, SETTINGS, batch_videos=6, seed=seed)
+        loader.set_epoch(epoch)
+        return list(loader)
+
+    first = epoch(1, 0)
+    assert all(map(equal, first, epoch(1, 0)))
+    for other in (epoch(2, 0), epoch(1, 1)):
+        assert [videos(batch) for batch in other] != [videos(batch) for batch in first]
+
+
+def test_iterating_again_gives_the_next_epoch(shards):
+    loader = TrainingLoader(shards, SETTINGS, batch_videos=6, seed=1)
+    first, second = list(loader), list(loader)
+    assert loader.epoch == 2
+    other = TrainingLoader(shards, SETTINGS, batch_videos=6, seed=1)
+    other.set_epoch(1)
+    assert all(map(equal, second, other))
+    assert not equal(first[0], second[0])
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    world=st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8]),
+    other_world=st.sampled_from([1, 2, 3, 5, 8]),
+    batch_videos=st.integers(1, 23),
+    last=st.sampled_from(["drop", "keep"]),
+    seed=st.integers(0, 3),
+    data=st.data(),
+)
+def test_ranks_and_resumes_give_the_same_global_batches(shards, world, other_world, batch_videos, last, seed, data):
+    clips = ClipSettings(per_video=1, max_audio_frames=8, max_video_tokens=2, last_batch=last, shuffle_shards=3)
+
+    def loaders(size):
+        return [TrainingLoader(shards, clips, batch_videos, seed, rank, size) for rank in range(size)]
+
+    def run(size, state=None, steps=None):
+        """The global batches up to the end of the second epoch, and where it stands then."""
+        ranks = loaders(size)
+        for loader in ranks:
+            if state is not None:
+                loader.load_state_dict(state)
+        found = []
+        streams = [iter(loader) for loader in ranks]
+        while ranks[0].state_dict()["epoch"] < 2 and len(found) != steps:
+            parts = [next(stream, None) for stream in streams]
+            if parts[0] is None:
+                assert all(part is None for part in parts)
+                streams = [iter(loader) for loader in ranks]
+                continue
+            found.append([number for part in parts for number in part["video_index"].tolist()])
+        states = [loader.state_dict() for loader in ranks]
+        assert all(found_state == states[0] for found_state in states)
+        return found, states[0]
+
+    whole, _ = run(1)
+    per_epoch = len(whole) // 2
+    for epoch in (whole[:per_epoch], whole[per_epoch:]):
+        seen = [number for batch in epoch for number in batch]
+        assert len(set(seen)) == len(seen) == (23 if last == "keep" else 23 // batch_videos * batch_videos)
+    stop = data.draw(st.integers(0, len(whole)), label="resume point")
+    before, state = run(world, steps=stop)
+    after, _ = run(other_world, state=state)
+    assert before + after == whole
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_change_nothing(shards, workers):
+    expected = TrainingLoader(shards, SETTINGS, batch_videos=6, seed=1)
+    loader = TrainingLoader(shards, SETTINGS, batch_videos=6, seed=1, workers=workers)
+    for _ in range(2):
+        assert all(map(equal, list(loader), list(expected)))
+    stream = iter(loader)
+    next(stream)
+    state = loader.state_dict()
+    loader.close()
+    assert state == {"epoch": 2, "batch": 1, "seed": 1, "batch_videos": 6, "videos": 23}
+    resumed = TrainingLoader(shards, SETTINGS, batch_videos=6, seed=1)
+    resumed.load_state_dict(state)
+    expected.load_state_dict(state)
+    assert all(map(equal, list(resumed), list(expected)))
+
+
+@pytest.mark.parametrize(("changed", "name"), [({"seed": 2}, "seed"), ({"batch_videos": 5}, "batch_videos")])
+def test_a_state_of_another_sequence_is_refused(shards, changed, name):
+    state = TrainingLoader(shards, SETTINGS, batch_videos=6, seed=1).state_dict()
+    loader = TrainingLoader(shards, SETTINGS, **({"batch_videos": 6, "seed": 1} | changed))
+    with pytest.raises(InputError, match=f"cannot continue: the loader's {name}"):
+        loader.load_state_dict(state)
+
+
+def test_too_few_videos_and_an_unknown_split_say_so(shards):
+    with pytest.raises(InputError, match=r"23 videos .* fewer than a batch"):
+        TrainingLoader(shards, SETTINGS, batch_videos=24, seed=1)
+    with pytest.raises(InputError, match="no video of split dev; it has the splits test, train"):
+        TrainingLoader(shards, SETTINGS, batch_videos=2, seed=1, split="dev")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_shard_is_fatal_or_skipped(tmp_path, workers, caplog):
+    write_shards(tmp_path, [small_sample(f"v{number}") for number in range(6)], shard_bytes=6000)
+    (tmp_path / "set-w0-000001.tar").write_bytes(b"")
+    shards = ShardSet(tmp_path)
+    with pytest.raises(ShardError, match=r"set-w0-000001\.tar: has 0 bytes"):
+        list(TrainingLoader(shards, SETTINGS, batch_videos=6, seed=1, workers=workers))
+    skipping = ClipSettings(per_video=3, damaged="skip")
+    with caplog.at_level(logging.WARNING):
+        (batch,) = TrainingLoader(shards, skipping, batch_videos=6, seed=1, workers=workers)
+    assert len([record for record in caplog.records if "set-w0-000001.tar" in record.message]) == 2
+    missing = batch["video_index"] == -1
+    assert int(missing.sum()) == 6
+    assert not batch["text_mask"][missing].any()
+    assert batch["text_mask"][~missing].any(dim=1).any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12), window=st.integers(1, 5), seed=st.integers(0, 9))
+def test_an_order_has_each_video_once_and_few_shards_at_a_time(sizes, window, seed):
+    shard = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+    order = epoch_order(shard, seed, 0, window)
+    assert sorted(order.tolist()) == list(range(len(shard)))
+    seen = shard[order].tolist()
+    groups, place = [], 0
+    while place < len(seen):
+        group = set()
+        for number in seen[place:]:
+            if number not in group and len(group) == window:
+                break
+            group.add(number)
+            place += 1
+        groups.append(group)
+    assert all(not first & second for i, first in enumerate(groups) for second in groups[i + 1 :])
