@@ -1,22 +1,8 @@
 """Networks: MFT, MCN, AVLnet, their blocks and their published checkpoints."""
 
-from __future__ import annotations
-
-from torch import nn
-
-from pipeline.config import ModelSettings
-from pipeline.errors import InputError
+from pipeline.models.build import Network, build_model
+from pipeline.models.mcn import MCN
 from pipeline.models.mft import MFT
+from pipeline.models.published import load_published, save_published
 
-__all__ = ["MFT", "build_model"]
-
-
-def build_model(settings: ModelSettings) -> nn.Module:
-    """A network with fresh weights; its ``forward`` takes a batch and returns named embeddings.
-
-    Raises:
-        InputError: settings that contradict each other.
-    """
-    if settings.name == "mft":
-        return MFT(settings)
-    raise InputError(f"there is no model {settings.name}: known are mft")
+__all__ = ["MCN", "MFT", "Network", "build_model", "load_published", "save_published"]

@@ -1,0 +1,134 @@
+"""Reading checkpoint files of any origin without running what is in them."""
+
+from __future__ import annotations
+
+import collections
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from pipeline.errors import InputError
+
+_STATE_DICT_KEYS = ("state_dict", "net", "model")
+"""Where programs keep the weights: MFT's, AVLnet's ``amp_checkpoint.pt``, this package's."""
+
+_HARMLESS = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("collections", "defaultdict"): collections.defaultdict,
+    ("builtins", "set"): set,
+    ("torch", "Size"): torch.Size,
+    ("torch", "device"): torch.device,
+    **{
+        ("torch._utils", name): getattr(torch._utils, name)
+        for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")
+    },
+}
+
+
+def read_checkpoint(path: str | Path) -> Any:
+    """What a checkpoint file holds, on the CPU.
+
+    ``torch.load(weights_only=True)`` reads it; where a file holds more than that allows (released ones carry their
+    program's settings), a restricted unpickler does: it knows tensors and plain containers, and everything else it
+    replaces by an inert stand-in, so that nothing of the file is ever run. Large files are mapped, not read: the
+    tensors come from the disk when they are first touched.
+
+    Raises:
+        InputError: there is no such file, or it is damaged or no checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such checkpoint file")
+    mapped = zipfile.is_zipfile(path)
+    try:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        except pickle.UnpicklingError:
+            # Not weights_only, and no less safe: the unpickler below decides what may be built.
+            return torch.load(path, map_location="cpu", weights_only=False, mmap=mapped, pickle_module=_RESTRICTED)
+    except Exception as error:  # a damaged pickle may raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise InputError(f"{path}: not a readable checkpoint ({reason}); download or copy it again") from None
+
+
+def find_state_dict(checkpoint: Any, where: str) -> dict[str, Tensor]:
+    """The weights in a checkpoint by name, without the ``module.`` that data parallelism puts before names.
+
+    Raises:
+        InputError: there are none.
+    """
+    for key in _STATE_DICT_KEYS:
+        if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(key), Mapping):
+            checkpoint = checkpoint[key]
+    if not isinstance(checkpoint, Mapping) or not checkpoint:
+        raise InputError(f"{where}: holds no weights by name")
+    strange = [name for name, value in checkpoint.items() if not isinstance(value, Tensor)]
+    if strange:
+        raise InputError(f"{where}: {strange[0]!r} is no tensor, so this is no model's state dict")
+    prefixed = all(name.startswith("module.") for name in checkpoint)
+    return {name.removeprefix("module.") if prefixed else name: value for name, value in checkpoint.items()}
+
+
+def published_config(checkpoint: Any, path: Path | None) -> dict[str, Any]:
+    """The ``arch`` section of the settings that MFT's program wrote: beside the checkpoint, else inside it.
+
+    Returns:
+        ``{"type": ..., "args": {...}}``, or nothing where there are no such settings.
+
+    Raises:
+        InputError: the file beside it is not valid YAML.
+    """
+    beside = path.parent / "config.yaml" if path is not None else None
+    config: Any = None
+    if beside is not None and beside.is_file():
+        try:
+            config = yaml.safe_load(beside.read_text())
+        except yaml.YAMLError as error:
+            raise InputError(f"{beside}: not valid YAML: {' '.join(str(error).split())}") from None
+    elif isinstance(checkpoint, Mapping):
+        config = checkpoint.get("config")
+    arch = config.get("arch") if isinstance(config, Mapping) else None
+    return dict(arch) if isinstance(arch, Mapping) else {}
+
+
+class _StandIn:
+    """Takes the place of an object that is not needed; accepts whatever its pickle does to it."""
+
+    def __new__(cls, *arguments: Any, **keywords: Any) -> _StandIn:
+        return super().__new__(cls)
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+    def __setitem__(self, key: Any, value: Any) -> None: ...
+
+    def append(self, value: Any) -> None:
+        """Swallows a list's item."""
+
+    def extend(self, values: Any) -> None:
+        """Swallows a list's items."""
+
+
+class _RestrictedUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        known = _HARMLESS.get((module, name))
+        if known is not None:
+            return known
+        value = getattr(torch, name, None) if module == "torch" else None
+        return value if isinstance(value, torch.dtype) else _StandIn
+
+
+def _restricted_load(file: Any, **options: Any) -> Any:
+    return _RestrictedUnpickler(file, **options).load()
+
+
+_RESTRICTED = SimpleNamespace(Unpickler=_RestrictedUnpickler, load=_restricted_load, __name__="restricted pickle")
+"""What ``torch.load`` asks of a pickle module."""

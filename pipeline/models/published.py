@@ -1,0 +1,189 @@
+"""Networks from the checkpoints that the papers' authors released, and back to their layout."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from pipeline.config import ModelSettings
+from pipeline.errors import InputError
+from pipeline.models.build import Network, build_model
+from pipeline.models.checkpoints import find_state_dict, published_config, read_checkpoint
+from pipeline.models.davenet import BLOCKS
+from pipeline.models.mft_program import PROGRAM_NAMES, arch_of_settings, from_program, settings_of_arch
+
+_SETTINGS = tuple(setting.name for setting in dataclasses.fields(ModelSettings))
+
+
+def load_published(source: str | Path | Mapping[str, Tensor], **hyperparameters: Any) -> Network:
+    """A ready network, in eval mode, from a released checkpoint.
+
+    Sizes and kinds are read from the weights' names and shapes. What these don't tell (attention heads, how audio is
+    pooled) comes from the keywords, else from the ``config.yaml`` beside the file, else from the settings in it.
+
+    Args:
+        source: a checkpoint file (MFT's ``latest_model.pth``, MCN's ``eN.pth``, AVLnet's ``amp_checkpoint.pt``), or
+            its state dict; names may start with ``module.``.
+        hyperparameters: :class:`ModelSettings` by their names here or in MFT's program (``heads=64``).
+
+    Raises:
+        InputError: the file is damaged, the weights are of no known network or contradict the hyperparameters, or
+            something that the shapes don't tell is told by nothing else.
+    """
+    path = None if isinstance(source, Mapping) else Path(source)
+    where = str(path or "state dict")
+    checkpoint = source if isinstance(source, Mapping) else read_checkpoint(source)
+    weights = find_state_dict(checkpoint, where)
+    settings = _settings(weights, published_config(checkpoint, path), hyperparameters, where)
+    with torch.device("meta"):
+        model = build_model(settings)
+    _check_layout(model, weights, where)
+    model.load_state_dict({name: value.detach().clone() for name, value in weights.items()}, strict=True, assign=True)
+    return model.eval()
+
+
+def save_published(model: Network, path: str | Path) -> None:
+    """Writes a checkpoint that the published programs read, names and values unchanged.
+
+    MFT: a file with ``state_dict``, and ``config.yaml`` beside it. The others: the plain state dict. Whoever reads
+    sees a whole file or none.
+    """
+    path = Path(path)
+    content: Mapping[str, Any] = model.state_dict()
+    if model.settings.name == "mft":
+        arch = arch_of_settings(model.settings)
+        config = yaml.safe_dump({"arch": arch}, sort_keys=False)
+        _replace(path.parent / "config.yaml", lambda part: part.write_text(config))
+        content = {"arch": arch["type"], "epoch": 0, "state_dict": content, "config": {"arch": arch}}
+    _replace(path, lambda part: torch.save(content, part))
+
+
+def _settings(
+    weights: Mapping[str, Tensor], arch: Mapping[str, Any], keywords: Mapping[str, Any], where: str
+) -> ModelSettings:
+    """Settings from shapes, from the program's settings and from keywords, which may not contradict the shapes."""
+    _refuse_unknown(keywords)
+    if "fusion.masking_token" in weights:
+        read = _mft_settings(weights)
+        told = settings_of_arch(arch, read["davenet"]) | from_program(keywords, read["davenet"])
+    elif "DAVEnet.conv1.weight" in weights:
+        read, told = _mcn_settings(weights, keywords.get("name")), {}
+    else:
+        raise InputError(f"{where}: weights of no known network (neither fusion.masking_token nor DAVEnet.conv1)")
+    told |= {name: value for name, value in keywords.items() if name in _SETTINGS}
+    for name, value in told.items():
+        if name in read and read[name] != value:
+            raise InputError(f"{where}: {name} is said to be {value}, but the weights have {read[name]}")
+    if read.get("depth") and "heads" not in told:
+        raise InputError(f"{where}: the weights don't tell the number of attention heads: give heads=...")
+    return ModelSettings(**(told | read))
+
+
+def _mft_settings(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    dim = weights["fusion.masking_token"].shape[0]
+    depth = _count(weights, r"fusion\.blocks\.(\d+)\.norm1\.weight")
+    read: dict[str, Any] = {
+        "name": "mft",
+        "embed_dim": dim,
+        "depth": depth,
+        "class_token": "fusion.cls_token" in weights,
+        "positions": "video_pos_embed" in weights,
+        "per_modality": "fusion_text.masking_token" in weights,
+        **_davenet_settings(weights, "davenet"),
+    }
+    if depth:
+        read["mlp_ratio"] = _ratio(weights["fusion.blocks.0.mlp.fc1.weight"].shape[0], dim)
+    if read["positions"]:
+        for name in ("video", "text", "audio"):
+            read[f"max_{name}_tokens"] = weights[f"{name}_pos_embed"].shape[1]
+    read["token_projection"], read["video_dim"], _ = _projection(weights, "video_token_proj", dim)
+    read["text_dim"] = _projection(weights, "text_token_proj", dim)[1]
+    shared = _projection(weights, "proj", dim)
+    individual = _projection(weights, "video_proj", dim)
+    read["projection"], _, read["projection_dim"] = shared if shared[0] != "none" else individual
+    if read["projection"] != "none":
+        read["individual_projections"] = shared[0] == "none"
+    return read
+
+
+def _mcn_settings(weights: Mapping[str, Tensor], name: str | None) -> dict[str, Any]:
+    has_text, fused = "text_pooling_caption.fc.weight" in weights, "GU_audio_text.fc_audio.weight" in weights
+    has_reconstruction = "recon_v.0.weight" in weights
+    read = {
+        "name": "avlnet" if not has_text else "avlnet_text_fused" if fused else "avlnet_text_tri",
+        "embed_dim": weights["GU_video.fc.weight"].shape[0],
+        "video_dim": weights["GU_video.fc.weight"].shape[1],
+        "reconstruction_dim": weights["recon_v.0.weight"].shape[0] if has_reconstruction else None,
+        **_davenet_settings(weights, "DAVEnet"),
+    }
+    if has_text:
+        read["text_dim"] = weights["text_pooling_caption.fc.weight"].shape[1]
+    if read["name"] == "avlnet_text_tri" and (has_reconstruction or name == "mcn"):
+        # Without its reconstruction heads MCN has the weights of AVLnet-Text-Tri: only the caller knows.
+        read["name"] = "mcn"
+    return read
+
+
+def _davenet_settings(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
+    stages = _count(weights, rf"{prefix}\.layer(\d+)\.0\.conv1\.weight")
+    sizes = [size for size, blocks in BLOCKS.items() if len(blocks) == stages]
+    if not sizes:
+        raise InputError(f"the audio network {prefix} has {stages} stages: no known size has")
+    return {"davenet": sizes[0], "davenet_width": weights[f"{prefix}.conv1.weight"].shape[0]}
+
+
+def _projection(weights: Mapping[str, Tensor], name: str, dim: int) -> tuple[str, int, int]:
+    """Kind, input and output width of a projection; without weights it changes nothing."""
+    for kind, weight in (("gated", f"{name}.fc.weight"), ("linear", f"{name}.weight")):
+        if weight in weights:
+            out_dim, in_dim = weights[weight].shape
+            return kind, in_dim, out_dim
+    return "none", dim, dim
+
+
+def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
+    return len({match[1] for name in weights if (match := re.fullmatch(pattern, name))})
+
+
+def _ratio(hidden: int, dim: int) -> float:
+    """The ratio that gives back ``hidden`` when multiplied by ``dim`` and cut to an integer."""
+    ratio = hidden / dim
+    return ratio if int(dim * ratio) == hidden else math.nextafter(ratio, math.inf)
+
+
+def _refuse_unknown(keywords: Mapping[str, Any]) -> None:
+    known = [*_SETTINGS, *PROGRAM_NAMES]
+    for name in keywords:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(_SETTINGS)}"
+            raise InputError(f"unknown hyperparameter {name} ({hint})")
+
+
+def _check_layout(model: Network, weights: Mapping[str, Tensor], where: str) -> None:
+    expected = model.state_dict()
+    for name, value in expected.items():
+        if name not in weights:
+            raise InputError(f"{where}: has no {name}, which {model.settings.name} needs")
+        if weights[name].shape != value.shape:
+            shapes = f"{list(weights[name].shape)}, not {list(value.shape)}"
+            raise InputError(f"{where}: {name} has the shape {shapes}")
+    strange = [name for name in weights if name not in expected]
+    if strange:
+        raise InputError(f"{where}: has {strange[0]}, which {model.settings.name} does not know")
+
+
+def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+    """Writes beside and renames, so that nobody reads half a file."""
+    part = path.with_name(path.name + ".part")
+    write(part)
+    part.replace(path)
