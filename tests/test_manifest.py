@@ -22,7 +22,7 @@ def ids(table, *options):
 def test_each_condition_and_all_of_them(table, tmp_path):
     assert len(ids(table)) == 100
     assert ids(table, "--limit", "3") == ["v0", "v1", "v2"]
-    assert ids(table, "--category", "food", "--rank", "1", "--task", "2") == ["v21"]
+    assert ids(table, "--category", "food", "--rank", "1", "--task", "2") == ["v21", "v25"]
     assert ids(table, "--task", "0", "--task", "9", "--category", "Cars", "--rank", "0") == ["v0", "v90"]
     assert ids(table, "--split", "test") == ["v7"]
     (tmp_path / "keep.txt").write_text("v5\nv50\nnobody\n")

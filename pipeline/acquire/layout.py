@@ -1,0 +1,58 @@
+"""Where the files of a video are: ``videos/<first two characters>/<video_id>.<ext>`` and captions beside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MEDIA_ENDINGS = ("mp4", "webm", "mkv", "mov", "m4v", "avi", "flv", "3gp", "ts", "mpg", "mpeg", "ogv", "wmv")
+"""Kinds of file that count as a video, in the order in which they are looked for."""
+CAPTION_ENDINGS = ("json3", "vtt")
+
+
+def video_folder(folder: Path | str, video_id: str) -> Path:
+    """The folder of one video's files; two characters keep folders small with a million videos."""
+    return Path(folder) / video_id[:2]
+
+
+def video_path(folder: Path | str, video_id: str, ending: str) -> Path:
+    """Where a video goes once it is complete."""
+    return video_folder(folder, video_id) / f"{video_id}.{ending}"
+
+
+def incoming_path(folder: Path | str, video_id: str, ending: str) -> Path:
+    """Where a video is while it comes in and is checked."""
+    return video_folder(folder, video_id) / f"{_incoming_stem(video_id)}.{ending}"
+
+
+def lock_path(folder: Path | str, video_id: str) -> Path:
+    """The file that is locked by who fetches the video."""
+    return video_folder(folder, video_id) / f".{video_id}~lock"
+
+
+def find_video(folder: Path | str, video_id: str) -> Path | None:
+    """A video's complete file, None where there is none."""
+    candidates = (video_path(folder, video_id, ending) for ending in MEDIA_ENDINGS)
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def find_captions(folder: Path | str, video_id: str) -> Path | None:
+    """A video's captions (``<video_id>.<lang>.json3`` or ``.vtt``), None where there are none."""
+    beside = video_folder(folder, video_id)
+    for ending in CAPTION_ENDINGS:
+        # The language is between two dots, and an id may hold dots too: one more part than the id has.
+        paths = (
+            path for path in beside.glob(f"{video_id}.*.{ending}") if path.name.count(".") == video_id.count(".") + 2
+        )
+        if found := min(paths, default=None):
+            return found
+    return None
+
+
+def unfinished_files(folder: Path | str, video_id: str) -> list[Path]:
+    """What an interrupted download left: partial files and those not yet checked."""
+    return sorted(video_folder(folder, video_id).glob(f"{_incoming_stem(video_id)}.*"))
+
+
+def _incoming_stem(video_id: str) -> str:
+    # no id begins with a dot or holds a tilde, so these are never the files of another video
+    return f".{video_id}~"

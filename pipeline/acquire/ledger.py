@@ -1,0 +1,159 @@
+"""What became of each video: append-only Parquet parts, of which the latest row per video and stage counts.
+
+Only a verb's driver writes. Each part is written beside and renamed, so that a reader sees whole parts only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.errors import InputError
+
+SCHEMA = pa.schema(
+    [
+        ("video_id", pa.string()),
+        ("stage", pa.string()),
+        ("outcome", pa.string()),
+        ("reason", pa.string()),
+        ("message", pa.string()),
+        ("attempts", pa.int32()),
+        ("bytes", pa.int64()),
+        ("seconds", pa.float64()),
+        ("host", pa.string()),
+        ("at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+MANY_PARTS = 64
+"""More parts than this are merged into one."""
+
+
+def now() -> datetime:
+    """The time, as the ledger notes it."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """What became of one video in one stage."""
+
+    video_id: str
+    stage: str
+    """``download`` or ``extract``."""
+    outcome: str
+    """``done``, ``failed`` or ``skipped``."""
+    reason: str | None = None
+    """One of :data:`pipeline.acquire.reasons.REASONS`; None when done."""
+    message: str = ""
+    attempts: int = 1
+    bytes: int = 0
+    """Bytes fetched or read."""
+    seconds: float = 0.0
+    host: str = field(default_factory=socket.gethostname)
+    at: datetime = field(default_factory=now)
+    """When it ended."""
+
+
+class Ledger:
+    """The ledger of a manifest.
+
+    Args:
+        folder: by custom ``manifests/<name>.ledger``; made when the first row is written.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self._numbers = itertools.count()
+
+    def append(self, rows: Sequence[LedgerRow]) -> None:
+        """Adds rows as one new part; they are on disk when this returns."""
+        if not rows:
+            return
+        columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
+        self._write(pa.table(columns, schema=SCHEMA))
+        if len(self._parts()) > MANY_PARTS:
+            self._merge()
+
+    def latest(self, stage: str) -> dict[str, LedgerRow]:
+        """The row that counts for each video of a stage."""
+        rows = self.latest_table(stage).to_pylist()
+        return {row["video_id"]: LedgerRow(**row) for row in rows}
+
+    def latest_table(self, stage: str) -> pa.Table:
+        """The rows that count as a table of the ledger's columns: a million of them in about a second."""
+        table = self.rows()
+        table = table.filter(pc.equal(table["stage"], stage))
+        if not table.num_rows:
+            return table
+        ids = table["video_id"].combine_chunks().dictionary_encode()
+        codes = ids.indices.to_numpy()
+        order = np.argsort(table["at"].to_numpy(), kind="stable")
+        last = np.empty(len(ids.dictionary), np.int64)
+        last[codes[order]] = order  # of equal indices the last assignment, thus the latest row, stays
+        return table.take(pa.array(np.sort(last)))
+
+    def rows(self) -> pa.Table:
+        """All rows of all stages, oldest part first."""
+        for _ in range(10):
+            try:
+                tables = [pq.read_table(path, schema=SCHEMA) for path in self._parts()]
+                return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
+            except FileNotFoundError:
+                continue  # merged by the driver meanwhile
+            except (pa.ArrowInvalid, OSError) as error:
+                raise InputError(
+                    f"{self.folder}: a part of the ledger cannot be read ({error}); move it away"
+                ) from None
+        raise InputError(f"{self.folder}: its parts change faster than they can be read")
+
+    def _parts(self) -> list[Path]:
+        return sorted(path for path in self.folder.glob("*.parquet") if not path.name.startswith("."))
+
+    def _write(self, table: pa.Table) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # Parts sort by time; host, process and number keep two drivers apart.
+        name = f"{time.time_ns():020d}-{socket.gethostname()}-{os.getpid()}-{next(self._numbers)}.parquet"
+        unfinished = self.folder / f".{name}.part"
+        try:
+            pq.write_table(table, unfinished, compression="zstd")
+            with unfinished.open("rb+") as written:
+                os.fsync(written.fileno())
+            unfinished.replace(self.folder / name)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        return self.folder / name
+
+    def _merge(self) -> None:
+        """Makes one part of many. Killed in between, rows stand twice, which changes nothing."""
+        with _only_one(self.folder / ".merging") as mine:
+            if not mine:
+                return
+            parts = self._parts()
+            self._write(pa.concat_tables([pq.read_table(path, schema=SCHEMA) for path in parts]))
+            for path in parts:
+                path.unlink()
+
+
+@contextmanager
+def _only_one(path: Path) -> Iterator[bool]:
+    """Whether this process is the only one between the lines."""
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
