@@ -85,7 +85,9 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, ranks: Ranks) -> int:
     if ranks.is_main:
         position = outcome.position
         how = "finished" if outcome.finished else "stopped; the same command continues"
-        console.print(f"training: {how}: {position.step:,} steps, {position.elapsed:,.0f} s; checkpoint in {run}")
+        console.print(
+            f"training: {how}: {position.step:,} steps, {position.elapsed:,.0f} s; checkpoint in {run}", soft_wrap=True
+        )
     return 0 if outcome.signal is None else 128 + outcome.signal
 
 
@@ -113,7 +115,7 @@ def _starting_point(
             removed = checkpoints.remove_after(state["step"])
             if removed:
                 _warn(f"removed the run's later checkpoints of steps {', '.join(map(str, removed))}")
-            console.print(f"training: goes on from {path}, step {state['step']:,}")
+            console.print(f"training: goes on from {path}, step {state['step']:,}", soft_wrap=True)
         return state
     if arguments.init is not None:
         load_weights(model, read_checkpoint(arguments.init))

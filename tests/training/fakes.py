@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from pipeline.config import Recipe, TrainSettings
 from pipeline.training.loop import Outcome, train
 
+torch.set_num_threads(1)
 QUIET = Console(quiet=True)
 VIDEOS = [f"video-{number}" for number in range(12)]
 

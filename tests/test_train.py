@@ -1,0 +1,181 @@
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline import train
+from pipeline.errors import InputError
+from pipeline.training import loop
+from pipeline.training.checkpoint import Checkpoints
+from pipeline.training.logging import read_rows
+from tests.tiny_run import write_recipe, write_tiny_shards
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("train")
+    write_tiny_shards(folder / "shards")
+    write_recipe(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path) -> list[dict]:
+    train.main(command(folder, folder / "undisturbed"))
+    return losses(folder / "undisturbed")
+
+
+def command(folder: Path, run: Path, *more: str) -> list[str]:
+    return ["--recipe", str(folder / "tiny.yaml"), "--shards", str(folder / "shards"), "--run", str(run), *more]
+
+
+def losses(run: Path) -> list[dict]:
+    """What must not depend on interruptions."""
+    rows = read_rows(run / "metrics.jsonl")
+    kept = ("step", "epoch", "gradient_norm", "learning_rate")
+    return [{key: row[key] for key in row if key in kept or key.startswith("loss")} for row in rows]
+
+
+class KilledError(Exception):
+    """The process is gone."""
+
+
+def run_killed(monkeypatch: pytest.MonkeyPatch, arguments: list[str], after: int) -> None:
+    """Trains until ``after`` steps of this start are done; then nothing more is written."""
+    whole, steps = loop.loss_and_gradients, iter(range(after))
+
+    def dying(*positional, **keywords):
+        if next(steps, None) is None:
+            raise KilledError
+        return whole(*positional, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "loss_and_gradients", dying)
+        with pytest.raises(KilledError):
+            train.main(arguments)
+
+
+def test_kills_at_random_steps_change_no_loss(
+    folder: Path, undisturbed: list[dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [row["step"] for row in undisturbed] == list(range(1, 13))
+    for attempt in range(6):
+        arguments = command(folder, tmp_path / str(attempt))
+        chance = random.Random(attempt)
+        run_killed(monkeypatch, arguments, chance.randint(0, 8))
+        run_killed(monkeypatch, arguments, chance.randint(0, 2))
+        train.main(arguments)
+        assert losses(tmp_path / str(attempt)) == undisturbed
+
+
+def test_a_damaged_checkpoint_falls_back_loudly_to_the_one_before(
+    folder: Path, undisturbed: list[dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    run_killed(monkeypatch, command(folder, tmp_path), 8)
+    newest = Checkpoints(tmp_path / "checkpoints").path(6)
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    train.main(command(folder, tmp_path))
+    assert losses(tmp_path) == undisturbed
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"warning: checkpoint {newest} is damaged" in told
+    assert "step-00000003.pt, step 3" in told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_signals_to_a_real_process(folder: Path, undisturbed: list[dict], tmp_path: Path, number: int) -> None:
+    arguments = [sys.executable, "-m", "pipeline.train", *command(folder, tmp_path), "--train.log_every", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while len(read_rows(tmp_path / "metrics.jsonl")) < 4 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1]
+    if process.returncode == 0:
+        pytest.skip("the run was over before the signal came")
+    assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
+    assert "Traceback" not in said
+    if number != signal.SIGKILL:
+        assert "the same command continues" in said
+        reached = read_rows(tmp_path / "metrics.jsonl")[-1]["step"]
+        assert Checkpoints(tmp_path / "checkpoints").steps()[-1] == reached
+    train.main(command(folder, tmp_path))
+    assert losses(tmp_path) == undisturbed
+
+
+def test_the_run_folder_says_what_was_trained(folder: Path, undisturbed: list[dict]) -> None:
+    run = folder / "undisturbed"
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    assert settings["name"] == "tiny"
+    assert settings["model"]["embed_dim"] == 16
+    assert Checkpoints(run / "checkpoints").steps() == [6, 9, 12]
+    assert list((run / "tensorboard").iterdir())
+
+
+def test_going_on_from_an_earlier_checkpoint_removes_the_later_ones(
+    folder: Path, undisturbed: list[dict], tmp_path: Path
+) -> None:
+    train.main(command(folder, tmp_path))
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    train.main(command(folder, tmp_path, "--resume", str(checkpoints.path(6)), "--train.steps", "8"))
+    assert checkpoints.steps() == [6, 8]
+    assert losses(tmp_path) == undisturbed[:8]
+
+
+def test_fine_tuning_starts_from_another_runs_weights(folder: Path, undisturbed: list[dict], tmp_path: Path) -> None:
+    last = Checkpoints(folder / "undisturbed" / "checkpoints").path(12)
+    train.main(command(folder, tmp_path / "tuned", "--init", str(last), "--train.steps", "1"))
+    train.main(command(folder, tmp_path / "fresh", "--train.steps", "1"))
+    tuned, fresh = losses(tmp_path / "tuned")[0], losses(tmp_path / "fresh")[0]
+    assert fresh == undisturbed[0]
+    assert tuned["loss"] < fresh["loss"]
+
+
+def test_evaluation_along_the_way_chooses_the_best(folder: Path, tmp_path: Path) -> None:
+    train.main(command(folder, tmp_path, "--train.evaluate_every", "2", "--train.keep", "1"))
+    scored = {row["step"]: row["score"] for row in read_rows(tmp_path / "metrics.jsonl") if "score" in row}
+    assert list(scored) == [2, 4, 6, 8, 10, 12]
+    best = Checkpoints(tmp_path / "checkpoints").best()
+    assert best is not None
+    assert best[1] == max(scored.values()) == scored[best[0]]
+    assert Checkpoints(tmp_path / "checkpoints").steps() == sorted({best[0], 12})
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        (["--train.step", "3"], "did you mean train.steps?"),
+        (["--shards", "nowhere"], "nowhere: there is no such folder of shards"),
+        (["--model.video_dim", "12"], "set --model.video_dim 11"),
+        (["--model.text_dim", "6"], "set --model.text_dim 5"),
+        (["--train.batch_videos", "400"], "fewer than a batch"),
+        (["--init", "nothing.pt"], "there is no checkpoint nothing.pt"),
+        (["--resume", "nothing.pt"], "there is no checkpoint nothing.pt"),
+        (["--recipe", "mtf"], "did you mean mft"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(folder: Path, tmp_path: Path, more: list[str], complaint: str) -> None:
+    with pytest.raises(InputError) as error:
+        train.main(command(folder, tmp_path / "run", *more))
+    assert complaint in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_another_network_does_not_go_on_with_a_runs_checkpoint(
+    folder: Path, undisturbed: list[dict], tmp_path: Path
+) -> None:
+    run = folder / "undisturbed"
+    with pytest.raises(InputError, match=r"was trained with model\.projection_dim 8, not 4"):
+        train.main(command(folder, run, "--model.projection_dim", "4"))
+    with pytest.raises(InputError, match="already holds a run"):
+        train.main(command(folder, run, "--resume", "none"))
