@@ -42,6 +42,10 @@ class DownloadSettings:
     """Smallest number of lines that serves: the smallest format above it is taken."""
     max_bytes: int = 2_000_000_000
     """A larger file is refused as too_large."""
+    max_seconds: float | None = None
+    """A longer video is refused as too_long, where the source says how long it is; null: no limit."""
+    min_speed: float = 1000.0
+    """Bytes per second below which a transfer is given up, averaged over ``timeout`` seconds."""
 
 
 @dataclass
@@ -91,6 +95,9 @@ class ClipSettings:
     max_audio_frames: int = 768
     video_tokens: Literal["clip", "nearest", "max_pool"] = "clip"
     """What happens to more video features than ``max_video_tokens``."""
+    pieces: int = 1
+    """A benchmark's clip is cut into up to this many pieces of ``max_video_tokens`` and ``max_audio_frames`` each,
+    whose embeddings are averaged; 1: it is not cut, and ``video_tokens`` says what happens to a long one."""
     shuffle_shards: int = 64
     """Videos are shuffled within this many shards at a time, so that reads stay local."""
     last_batch: Literal["drop", "keep"] = "drop"

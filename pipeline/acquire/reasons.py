@@ -64,7 +64,7 @@ _MESSAGES: tuple[tuple[str, str], ...] = (
                      r"subscribers? only|only available (to|for) (paid |paying )?(subscribers|patrons|members)|"
                      r"purchase|rental"),
     ("private", r"private video|video is private|is private\b|video has been made private|granted access"),
-    ("account_terminated", r"account (associated with this video |that uploaded this video )?has been (terminated|closed)|"
+    ("account_terminated", r"account (associated with|that uploaded) this video has been (terminated|closed)|"
                            r"account.{0,40}terminated|uploader has closed|user.{0,20}(suspended|deleted)|channel.{0,40}"
                            r"(terminated|does not exist)"),
     ("geo_blocked", r"(in|from) your (country|region|location)|geo.?restrict|not available in your|"
@@ -73,7 +73,8 @@ _MESSAGES: tuple[tuple[str, str], ...] = (
     ("live", r"live event will|live event has ended|premieres? in|premiere will|will begin|is offline|"
              r"live stream recording is not available|processing this video|is upcoming|currently live|"
              r"channel is not currently live|not currently live|stream is not (yet )?available|has not started"),
-    ("unsupported", r"drm|unsupported url|no suitable (extractor|infoextractor)|is not a valid url|no video could be found"),
+    ("unsupported", r"drm|unsupported url|no suitable (extractor|infoextractor)|is not a valid url|"
+                    r"no video could be found"),
     ("no_formats", r"requested format is not available|no video formats|only images are available|"
                    r"no formats|not available on this app|no playable formats"),
     ("removed", r"has been removed|been deleted|removed by the (uploader|user)|no longer available|"
@@ -123,7 +124,7 @@ def clean_message(message: str) -> str:
 def classify(error: BaseException) -> Failure:
     """The reason of an exception that yt-dlp or this machine raised."""
     message = clean_message(f"{error}" or type(error).__name__)
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return Failure("disk_full", message)
         if type(cause).__name__ == "GeoRestrictedError":
@@ -133,7 +134,7 @@ def classify(error: BaseException) -> Failure:
     return Failure(classify_message(message), message)
 
 
-def _causes(error: BaseException) -> list[BaseException]:
+def causes(error: BaseException) -> list[BaseException]:
     """The exception and what it was raised from; yt-dlp keeps the latter in fields of its own."""
     found: list[BaseException] = []
     queue: list[BaseException | None] = [error]
