@@ -199,10 +199,10 @@ def _pooled(features: NDArray[Any], kernel: int) -> NDArray[Any]:
     return features[: groups * kernel].reshape(groups, kernel, -1).max(axis=1)
 
 
-def normalize(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Each feature at unit length, as ``torch.nn.functional.normalize`` does it; zeros stay zeros."""
-    norms = np.sqrt(np.einsum("...d,...d->...", features, features))
-    return features / np.maximum(norms, np.float32(1e-12))[..., None]
+def normalize(features: NDArray[np.float32], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """Each feature ``[n, D]`` at unit length, as ``torch.nn.functional.normalize`` does it; zeros stay zeros."""
+    norms = np.sqrt(np.einsum("td,td->t", features, features))
+    return np.divide(features, np.maximum(norms, np.float32(1e-12))[:, None], out=out)
 
 
 def video_tokens(

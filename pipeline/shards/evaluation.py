@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 
 import pyarrow.compute as pc
+import torch
 
 from pipeline.config import ClipSettings
 from pipeline.errors import InputError
@@ -24,7 +25,8 @@ def evaluation_clips(
     """Batches of one clip per caption, in the order of the shards, the same each time.
 
     A clip is its caption's window, with its own sound. The batches are those of the training loader, and have two more
-    entries: ``clip_ids``, ``<video id>/<caption>`` of each clip, and ``texts``, its caption.
+    entries: ``clip_ids``, ``<video id>/<caption>`` of each clip, and ``texts``, its caption. Where clips are cut
+    (``clips.pieces``), each piece is a row, and the pieces of a clip are rows of one batch with the same id.
 
     Args:
         shards: the data.
@@ -38,7 +40,15 @@ def evaluation_clips(
         ShardError: a shard is damaged.
     """
     settings = clips or ClipSettings()
-    reader = ClipReader(shards, dataclasses.replace(settings, max_words=max_words or settings.max_words))
+    pieces = settings.pieces
+    whole = dataclasses.replace(
+        settings,
+        max_words=max_words or settings.max_words,
+        max_video_tokens=settings.max_video_tokens * pieces,
+        max_audio_frames=settings.max_audio_frames * pieces,
+        video_tokens="clip" if pieces > 1 else settings.video_tokens,
+    )
+    reader = ClipReader(shards, whole)
     captions = shards.table["captions"].to_pylist()
     numbers = [
         number
@@ -48,7 +58,40 @@ def evaluation_clips(
     if not numbers:
         known = ", ".join(sorted(pc.unique(shards.table["split"]).to_pylist()))
         raise InputError(f"{shards.folder}: no video with captions in split {split}; it has the splits {known}")
-    return _batches(shards.ids, reader, numbers, captions, batch_clips)
+    batches = _batches(shards.ids, reader, numbers, captions, batch_clips)
+    return (cut(batch, pieces) for batch in batches) if pieces > 1 else batches
+
+
+def cut(batch: Batch, pieces: int) -> Batch:
+    """Cuts each clip of a batch into ``pieces`` of equally many tokens and frames, and drops those that are too empty.
+
+    As in the published MFT, the first piece stays, and a further one if its sound fills more than 0.7 of it. A clip
+    without sound, which the published program does not have, keeps the pieces that have a video token.
+
+    Args:
+        batch: of shapes that ``pieces`` divides.
+        pieces: how many.
+    """
+    clips, bands, frames = batch["audio"].shape
+    piece = torch.arange(pieces)
+    left = batch["audio_nframes"][:, None] - piece * (frames // pieces)
+    video_mask = batch["video_mask"].reshape(clips, pieces, -1)
+    silent = batch["audio_nframes"][:, None] == 0
+    full = torch.where(silent, video_mask.any(dim=2), left > 0.7 * (frames // pieces))
+    kept = (full | (piece == 0)).flatten()
+    owner = torch.arange(clips).repeat_interleave(pieces)[kept]
+    divided = {
+        "video": batch["video"].reshape(clips * pieces, -1, batch["video"].shape[2]),
+        "video_mask": video_mask.reshape(clips * pieces, -1),
+        "audio": batch["audio"].reshape(clips, bands, pieces, -1).transpose(1, 2).reshape(clips * pieces, bands, -1),
+        "audio_mask": batch["audio_mask"].reshape(clips * pieces, -1),
+        "audio_nframes": left.clamp(0, frames // pieces).flatten(),
+    }
+    cut_batch: Batch = {name: values[kept] for name, values in divided.items()}
+    for name, values in batch.items():
+        if name not in divided:
+            cut_batch[name] = values[owner] if torch.is_tensor(values) else [values[row] for row in owner.tolist()]
+    return cut_batch
 
 
 def _batches(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -21,6 +23,8 @@ from pipeline.shards.order import epoch_order, rank_slice
 from pipeline.shards.reader import ShardSet
 
 log = logging.getLogger(__name__)
+
+_SHARED_MEMORY = Path("/dev/shm")
 
 _Request = tuple[int, NDArray[np.int64]]
 """An epoch, and the videos of a batch in it."""
@@ -149,6 +153,8 @@ class TrainingLoader:
         self._stream = None
 
     def _start(self) -> Iterator[Batch | ShardError]:
+        if self._workers:
+            self._check_shared_memory()
         loader = DataLoader(
             _Clips(self._reader, self._seed),
             batch_size=None,
@@ -158,6 +164,18 @@ class TrainingLoader:
             pin_memory=torch.cuda.is_available(),
         )
         return iter(loader)
+
+    def _check_shared_memory(self) -> None:
+        """Workers hand batches over in shared memory; where it is full they die without a word."""
+        share = -(-self._batch_videos // self._world_size) * self._clips.per_video
+        one = sum(values.nbytes for values in self._reader.empty(1).values())
+        needed = (2 * self._workers + 1) * share * one
+        free = shutil.disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.is_dir() else needed
+        if free < needed:
+            raise InputError(
+                f"{_SHARED_MEMORY}: {self._workers} workers need {needed / 1e9:.1f} GB of shared memory and "
+                f"{free / 1e9:.1f} GB are free; enlarge it (docker run --shm-size) or lower train.workers"
+            )
 
     def plan(self, epoch: int, batch: int) -> Iterator[_Request]:
         """What this rank reads from a place on, over all epochs to come."""

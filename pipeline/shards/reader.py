@@ -115,7 +115,7 @@ class ShardSet:
         data = self.read_bytes(number, member.offset + first * step, (stop - first) * step)
         return decode_array(data, member, stop - first)
 
-    def read_bytes(self, number: int, offset: int, size: int) -> bytes:
+    def read_bytes(self, number: int, offset: int, size: int) -> bytearray:
         """Bytes of the shard that has row ``number``; raises ShardError."""
         return self.tars.read(self.shard(number), offset, size)
 

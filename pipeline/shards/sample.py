@@ -127,7 +127,7 @@ def encode(sample: Sample) -> tuple[bytes, IndexRow]:
     return bytes(buffer), row
 
 
-def decode_json(data: bytes) -> Sample:
+def decode_json(data: bytes | bytearray) -> Sample:
     """A sample without its arrays, from its ``json`` member.
 
     Raises:
@@ -214,7 +214,7 @@ def _append(buffer: bytearray, name: str, data: bytes) -> tuple[int, int]:
     return offset, len(data)
 
 
-def decode_array(data: bytes, member: Member, rows: int) -> NDArray[Any]:
+def decode_array(data: bytes | bytearray | memoryview, member: Member, rows: int) -> NDArray[Any]:
     """The array of ``rows`` steps whose bytes are ``data``: ``[rows, width]``, or ``[rows]`` for word ids."""
     array = np.frombuffer(data, np.dtype(member.dtype).newbyteorder("<"))
     return array.reshape(rows, member.width) if member.width else array

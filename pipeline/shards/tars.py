@@ -30,19 +30,24 @@ class Tars:
         self.sizes = list(sizes)
         self._descriptors: OrderedDict[int, int] = OrderedDict()
 
-    def read(self, tar: int, offset: int, size: int) -> bytes:
+    def read(self, tar: int, offset: int, size: int) -> bytearray:
         """``size`` bytes from ``offset`` of the tar at a position in ``paths``.
 
         Raises:
             ShardError: the tar is missing, has another size than its index says, or cannot be read.
         """
+        buffer = bytearray(size)
+        self.read_into(tar, offset, memoryview(buffer))
+        return buffer
+
+    def read_into(self, tar: int, offset: int, buffer: memoryview) -> None:
+        """Fills ``buffer`` with the bytes from ``offset`` on; else like :meth:`read`."""
         try:
-            data = os.pread(self._descriptor(tar), size, offset)
+            size = os.preadv(self._descriptor(tar), [buffer], offset)
         except OSError as error:
             raise self.damaged(tar, error.strerror or str(error)) from None
-        if len(data) != size:
-            raise self.damaged(tar, f"ends before byte {offset + size}")
-        return data
+        if size != len(buffer):
+            raise self.damaged(tar, f"ends before byte {offset + len(buffer)}")
 
     def damaged(self, tar: int, what: str) -> ShardError:
         """The error that names a tar and what is wrong with it."""

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from pipeline.config import ClipSettings
 from pipeline.errors import InputError
@@ -62,3 +63,40 @@ def test_words_are_cut(shards):
 def test_a_split_without_captions_is_refused(shards):
     with pytest.raises(InputError, match="no video with captions in split val; it has the splits test, train"):
         evaluation_clips(shards, "val")
+
+
+def test_long_clips_are_cut_into_pieces(shards):
+    """Captions of three seconds: 300 frames and four or five 3D features, in pieces of 128 frames and two tokens."""
+    sizes = {"max_video_tokens": 2, "max_audio_frames": 128}
+    whole = ClipSettings(max_video_tokens=6, max_audio_frames=384)
+    for batch, expected in zip(
+        evaluation_clips(shards, "test", ClipSettings(pieces=3, **sizes), batch_clips=5),
+        evaluation_clips(shards, "test", whole, batch_clips=5),
+        strict=True,
+    ):
+        place = 0
+        for row, clip in enumerate(expected["clip_ids"]):
+            # 300 frames fill two pieces, and 44 of the third are too few; without sound the third has a token
+            pieces = 2 if expected["audio_nframes"][row] else int(-(-expected["video_mask"][row].sum() // 2))
+            for piece in range(pieces):
+                assert batch["clip_ids"][place] == clip
+                assert batch["texts"][place] == expected["texts"][row]
+                assert torch.equal(batch["word_ids"][place], expected["word_ids"][row])
+                tokens, frames = slice(2 * piece, 2 * piece + 2), slice(128 * piece, 128 * piece + 128)
+                assert torch.equal(batch["video"][place], expected["video"][row, tokens])
+                assert torch.equal(batch["video_mask"][place], expected["video_mask"][row, tokens])
+                assert torch.equal(batch["audio"][place], expected["audio"][row, :, frames])
+                assert torch.equal(batch["audio_mask"][place], expected["audio_mask"][row, frames])
+                assert batch["audio_nframes"][place] == batch["audio_mask"][place].sum()
+                place += 1
+        assert place == len(batch["clip_ids"]) == len(batch["video"]) == len(batch["video_index"])
+
+
+@pytest.mark.parametrize("strategy", ["nearest", "max_pool"])
+def test_long_clips_are_thinned(shards, strategy):
+    batch = next(evaluation_clips(shards, "test", ClipSettings(max_video_tokens=2, video_tokens=strategy)))
+    sample = shards.read("test1")
+    start, end, _ = sample.captions[0]
+    windows = [feature_window(start, end, sample.rates[name], len(sample.arrays[name])) for name in ("2d", "3d")]
+    tracks = [sample.arrays[name][slice(*window)] for name, window in zip(("2d", "3d"), windows, strict=True)]
+    np.testing.assert_array_equal(batch["video"][0], video_tokens(*tracks, 2, strategy)[0])
