@@ -26,6 +26,9 @@ class MFT(nn.Module):
         InputError: settings that contradict each other.
     """
 
+    similarity = "cosine"
+    """How embeddings are compared."""
+
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
         _check(settings)

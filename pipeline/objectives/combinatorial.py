@@ -70,7 +70,7 @@ class CombinatorialLoss(nn.Module):
             present = torch.stack([outputs[f"{needed}_nonempty_input_mask"] for needed in term.needs]).all(dim=0)
             similarity = cosine_similarity(outputs[f"{term.first}_embed"], outputs[f"{term.second}_embed"])
             losses.append(self.contrastive(similarity, present))
-            weights.append(weight * present.any())
+            weights.append(weight * present.any().to(similarity.dtype))
         total = sum(weight * loss for weight, loss in zip(weights, losses, strict=True))
         total = total / torch.stack(weights).sum().clamp(min=torch.finfo(losses[0].dtype).tiny)
         names = [name for name, _ in self._terms(outputs)]

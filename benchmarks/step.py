@@ -1,0 +1,324 @@
+"""One training step of MFT against the published way of computing it.
+
+    python benchmarks/step.py                       # a size that a CPU takes in seconds
+    python benchmarks/step.py --size paper --device cuda --clips 512
+
+The baseline computes what the published program computes, the way it does: every combination of modalities goes
+through the transformer by itself, attention is written out, DAVEnet is a two-dimensional convolution, every embedding
+is projected by itself, a gated unit concatenates and splits. On a GPU it runs in float16 with a gradient scaler, this
+package in bfloat16. Both see the same weights and the same batch, and the table says how far their numbers are apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from pipeline.config import LossSettings, ModelSettings
+from pipeline.models import MFT
+from pipeline.models.fusion import FusionTransformer
+from pipeline.objectives import build_loss
+from pipeline.objectives.combinatorial import TERMS
+
+SIZES = {
+    "small": ModelSettings(embed_dim=256, projection_dim=384, heads=4, video_dim=512, davenet_width=16),
+    "medium": ModelSettings(embed_dim=1024, projection_dim=1536, heads=16, video_dim=1024, davenet_width=32),
+    "paper": ModelSettings(),
+}
+Batch = Mapping[str, Tensor]
+Modality = tuple[Tensor, Tensor]
+
+
+def published_outputs(model: MFT, batch: Batch) -> dict[str, Tensor]:
+    """The embeddings of a batch, computed the published way with the model's weights."""
+    spectrogram = published_davenet(model, batch["audio"])
+    frames_per_token = -(-batch["audio_mask"].shape[1] // spectrogram.shape[1])
+    audio_mask = F.max_pool1d(batch["audio_mask"].unsqueeze(0), frames_per_token).squeeze(0)
+    raw = {
+        "text": (batch["text"], batch["text_mask"].clone()),
+        "video": (batch["video"], batch["video_mask"].clone()),
+        "audio": (spectrogram, audio_mask.clone()),
+    }
+    outputs, tokens = {}, {}
+    for name, (values, mask) in raw.items():
+        values = published_projection(model.get_submodule(f"{name}_token_proj"), values)
+        values = model.get_submodule(f"{name}_norm_layer")(values)
+        present = mask.sum(-1) != 0
+        values = values.clone()
+        values[~present, :1] = model.fusion.masking_token.type(values.dtype)
+        mask[~present, :1] = 1
+        tokens[name] = (values, mask)
+        outputs[f"{name}_nonempty_input_mask"] = present
+    if model.settings.positions:
+        tokens = {name: (x + model.get_parameter(f"{name}_pos_embed"), mask) for name, (x, mask) in tokens.items()}
+    for count in (1, 2):
+        for names in itertools.combinations(tokens, count):
+            fused = published_fusion(model.fusion, {name: tokens[name] for name in names})
+            heads = [
+                model.get_submodule(f"{n}_proj" if model.settings.individual_projections else "proj") for n in names
+            ]
+            embeddings = [published_projection(head, x) for head, x in zip(heads, fused, strict=False)]
+            if len(embeddings) == 1:
+                key = names[0] if count == 1 else "".join(name[0] for name in names)
+                outputs[f"{key}_embed"] = embeddings[0]
+            else:
+                outputs["".join(name[0] for name in names) + "_embed"] = sum(map(unit, embeddings)) / 2
+    return outputs
+
+
+def published_fusion(fusion: FusionTransformer, modalities: dict[str, Modality]) -> list[Tensor]:
+    """One pass through the transformer: the mean of each modality's tokens, or the class token's output."""
+    x = torch.cat([values for values, _ in modalities.values()], dim=1)
+    mask = torch.cat([mask for _, mask in modalities.values()], dim=1)
+    if fusion.cls_token is not None:
+        x = torch.cat([fusion.cls_token.expand(len(x), -1, -1), x], dim=1)
+        mask = torch.cat([torch.ones(len(x), 1, device=x.device), mask], dim=1)
+    for block in fusion.blocks:
+        x = x + published_attention(block.attn, block.norm1(x), mask)
+        x = x + block.mlp.fc2(F.gelu(block.mlp.fc1(block.norm2(x))))
+    if fusion.cls_token is not None:
+        return [x[:, 0]]
+    means, offset = [], 0
+    for values, own_mask in modalities.values():
+        own = x[:, offset : offset + values.shape[1]]
+        weights = own_mask.unsqueeze(2).expand_as(own)
+        means.append((own * weights).sum(1) / weights.sum(1))
+        offset += values.shape[1]
+    return means
+
+
+def published_attention(attention: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
+    """Attention written out, masked keys at minus infinity."""
+    batch, count, dim = x.shape
+    qkv = attention.qkv(x).reshape(batch, count, 3, attention.heads, dim // attention.heads).permute(2, 0, 3, 1, 4)
+    queries, keys, values = qkv[0], qkv[1], qkv[2]
+    scores = (queries @ keys.transpose(-2, -1)) * (dim // attention.heads) ** -0.5
+    scores = scores.masked_fill((mask == 0).view(batch, 1, 1, count).expand_as(scores), -float("inf"))
+    mixed = scores.softmax(dim=-1) @ values
+    return attention.proj(mixed.transpose(1, 2).reshape(batch, count, dim))
+
+
+def published_projection(head: nn.Module, x: Tensor) -> Tensor:
+    """A gated unit that concatenates its values and gates along the second axis and splits them again."""
+    if not hasattr(head, "cg"):
+        return head(x)
+    x = head.fc(x)
+    return F.glu(torch.cat([x, head.cg.fc(x)], dim=1), dim=1)
+
+
+def published_davenet(model: MFT, spectrogram: Tensor) -> Tensor:
+    """The audio network as a convolution over images of height 40, then 1; tokens ``[batch, time, dim]``."""
+
+    def norm(x: Tensor, layer: nn.BatchNorm1d) -> Tensor:
+        return F.batch_norm(
+            x, layer.running_mean, layer.running_var, layer.weight, layer.bias, model.training, 0.1, 1e-5
+        )
+
+    def convolve(x: Tensor, layer: nn.Module) -> Tensor:
+        return F.conv2d(x, layer.weight, stride=layer.stride, padding=(0, layer.padding))
+
+    net = model.davenet
+    x = F.relu(norm(convolve(spectrogram.unsqueeze(1), net.conv1), net.bn1))
+    for stage in range(1, net.stages + 1):
+        for block in net.get_submodule(f"layer{stage}"):
+            shortcut = x if block.downsample is None else norm(convolve(x, block.downsample[0]), block.downsample[1])
+            out = F.relu(norm(convolve(x, block.conv1), block.bn1))
+            x = F.relu(norm(convolve(out, block.conv2), block.bn2) + shortcut)
+    return x.squeeze(2).permute(0, 2, 1)
+
+
+def published_loss(outputs: Mapping[str, Tensor], weights: Mapping[str, float], temperature: float) -> Tensor:
+    """Term by term over the samples that have the modalities, each read back to the host for the log."""
+    total, weight_sum = torch.zeros((), device=outputs["text_embed"].device), 0.0
+    for name, (first, second, needs) in TERMS.items():
+        present = torch.stack([outputs[f"{needed}_nonempty_input_mask"] for needed in needs]).all(dim=0)
+        similarity = unit(outputs[f"{first}_embed"][present]) @ unit(outputs[f"{second}_embed"][present]).T
+        rows = F.log_softmax(similarity / temperature, dim=1).diag()
+        columns = F.log_softmax(similarity.T / temperature, dim=1).diag()
+        term = -rows.sum() / len(rows) - columns.sum() / len(columns)
+        term.item()
+        total = total + weights[name] * term
+        weight_sum += weights[name]
+    return total / weight_sum
+
+
+def unit(x: Tensor) -> Tensor:
+    norms = x.norm(dim=1)[:, None]
+    return x / torch.max(norms, 1e-8 * torch.ones_like(norms))
+
+
+def make_batch(settings: ModelSettings, clips: int, device: str) -> dict[str, Tensor]:
+    """Eight-second clips as the paper trains on: 20 words, 12 video tokens, 768 frames; some lack a modality."""
+    generator = torch.Generator().manual_seed(0)
+
+    def lengths(most: int) -> Tensor:
+        return torch.randint(most // 2, most + 1, (clips,), generator=generator)
+
+    def mask(length: Tensor, most: int) -> Tensor:
+        return (torch.arange(most) < length.unsqueeze(1)).float()
+
+    words, tokens, frames = lengths(20), lengths(12), lengths(768)
+    words[1 % clips], frames[2 % clips] = 0, 0
+    batch = {
+        "text": torch.randn(clips, 20, settings.text_dim, generator=generator),
+        "text_mask": mask(words, 20),
+        "video": torch.randn(clips, 12, settings.video_dim, generator=generator),
+        "video_mask": mask(tokens, 12),
+        "audio": torch.randn(clips, 40, 768, generator=generator),
+        "audio_mask": mask(frames, 768),
+        "audio_nframes": frames.float(),
+    }
+    return {name: value.to(device) for name, value in batch.items()}
+
+
+class Step:
+    """Forward, loss and backward, ours or the published way, with what the device calls for."""
+
+    def __init__(self, model: MFT, device: str, published: bool, compiled: bool = False) -> None:
+        self.model, self.device, self.published = model, device, published
+        self.settings = LossSettings()
+        self.loss = build_loss(self.settings)
+        self.run = torch.compile(model) if compiled else model
+        self.scaler = torch.amp.GradScaler(device, enabled=published and device == "cuda")
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """One step; gradients are in the parameters afterwards. Returns the loss and the outputs."""
+        self.model.zero_grad(set_to_none=True)
+        if self.published:
+            with self._precision(torch.float16):
+                outputs = published_outputs(self.model, batch)
+                total = published_loss(outputs, self.settings.weights, self.settings.temperature)
+        else:
+            with self._precision(torch.bfloat16):
+                outputs = self.run(batch)
+            total, _ = self.loss(outputs)
+        self.scaler.scale(total).backward()
+        return total.detach(), {name: value.detach() for name, value in outputs.items()}
+
+    def _precision(self, dtype: torch.dtype) -> AbstractContextManager[object]:
+        return torch.autocast("cuda", dtype=dtype) if self.device == "cuda" else nullcontext()
+
+
+def differences(ours: Step, published: Step, batch: Batch) -> dict[str, float]:
+    """How far apart the two are: loss, worst output, all gradients as one vector, relative to the published size.
+
+    In float32 single gradients of the audio network differ more than rounding alone would: a unit of a ReLU that comes
+    out on the other side of zero changes them by a jump.
+    """
+    loss, outputs = ours(batch)
+    gradients = {name: p.grad.clone() for name, p in ours.model.named_parameters() if p.grad is not None}
+    published_total, published_out = published(batch)
+    scale = published.scaler.get_scale() if published.scaler.is_enabled() else 1.0
+    embeddings = [name for name in published_out if name.endswith("_embed")]
+    theirs = {name: p.grad / scale for name, p in published.model.named_parameters() if p.grad is not None}
+    return {
+        "loss": float((loss - published_total).abs() / published_total.abs()),
+        "outputs": max(apart(outputs[name], published_out[name]) for name in embeddings),
+        "gradients": length({name: gradients[name] - value for name, value in theirs.items()}) / length(theirs),
+    }
+
+
+def apart(first: Tensor, second: Tensor) -> float:
+    return float((first.double() - second.double()).abs().max() / second.double().abs().max())
+
+
+def length(vectors: Mapping[str, Tensor]) -> float:
+    return float(torch.stack([vector.double().norm() for vector in vectors.values()]).norm())
+
+
+def time_step(step: Callable[[Batch], object], batch: Batch, device: str) -> float:
+    """Seconds of one step."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    step(batch)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def peak_memory(step: Callable[[Batch], object], batch: Batch, device: str) -> int | None:
+    """Bytes that the device holds at most during a step; None on the CPU."""
+    if device != "cuda":
+        return None
+    gc.collect()
+    torch.cuda.reset_peak_memory_stats()
+    step(batch)
+    return torch.cuda.max_memory_allocated()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="medium")
+    parser.add_argument("--clips", type=int, default=32, help="clips in the batch")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--repeats", type=int, default=5, help="measured steps of each, taken in turns")
+    parser.add_argument("--compile", action="store_true", help="also this package under torch.compile")
+    parser.add_argument("--json", type=Path, help="where the numbers go")
+    arguments = parser.parse_args()
+
+    settings, device = SIZES[arguments.size], arguments.device
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = MFT(settings).train()
+    batch = make_batch(settings, arguments.clips, device)
+    steps = {"published way": Step(model, device, published=True), "this package": Step(model, device, published=False)}
+    if arguments.compile:
+        steps["this package, compiled"] = Step(model, device, published=False, compiled=True)
+    distance = differences(steps["this package"], steps["published way"], batch)
+    for step in steps.values():
+        time_step(step, batch, device)
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(arguments.repeats):
+        for name, step in steps.items():
+            times[name].append(time_step(step, batch, device))
+    report(arguments, steps, times, distance, batch)
+
+
+def report(
+    arguments: argparse.Namespace,
+    steps: dict[str, Step],
+    times: dict[str, list[float]],
+    distance: dict[str, float],
+    batch: Batch,
+) -> None:
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    baseline = medians["published way"]
+    parameters = sum(p.numel() for p in steps["published way"].model.parameters())
+    title = f"{arguments.size}: {parameters / 1e6:.0f} M parameters, {arguments.clips} clips, {arguments.device}"
+    table = Table("", "step, median", "fastest", "clips/s", "speed-up", "memory", title=title)
+    rows = []
+    for name, median in medians.items():
+        memory = peak_memory(steps[name], batch, arguments.device)
+        rows.append({"name": name, "median": median, "fastest": min(times[name]), "memory": memory})
+        table.add_row(
+            name,
+            f"{median * 1e3:.0f} ms",
+            f"{min(times[name]) * 1e3:.0f} ms",
+            f"{arguments.clips / median:.1f}",
+            f"{baseline / median:.2f}x",
+            "" if memory is None else f"{memory / 2**30:.1f} GiB",
+        )
+    Console().print(table)
+    print("relative differences: " + ", ".join(f"{name} {value:.1e}" for name, value in distance.items()))
+    if arguments.json:
+        settings = {"size": arguments.size, "clips": arguments.clips, "device": arguments.device}
+        settings["threads"] = torch.get_num_threads()
+        arguments.json.write_text(json.dumps({**settings, "steps": rows, "differences": distance}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
