@@ -80,12 +80,12 @@ def results_section(metrics: dict[str, Any]) -> Section:
     retrieval, chance = metrics["retrieval"], metrics["chance"]
     header = ["", "R@1", "R@5", "R@10", "median rank"]
     rows = [
-        [_direction(name), *(_percent(row[key]) for key in ("R1", "R5", "R10")), f"{row['MedR']:g}"]
+        [_direction(name), *(_recall(row[key]) for key in ("R1", "R5", "R10")), f"{row['MedR']:g}"]
         for name, row in retrieval.items()
     ]
-    rows.append(["chance", *(_percent(chance[key]) if key in chance else "" for key in ("R1", "R5", "R10")), ""])
-    bars = [(_direction(name), row["R1"], _percent(row["R1"])) for name, row in retrieval.items()]
-    body = bar_chart(bars, reference=(chance["R1"], f"chance, {_percent(chance['R1'])}"))
+    rows.append(["chance", *(_recall(chance[key]) if key in chance else "" for key in ("R1", "R5", "R10")), ""])
+    bars = [(_direction(name), row["R1"], _recall(row["R1"])) for name, row in retrieval.items()]
+    body = bar_chart(bars, reference=(chance["R1"], f"chance, {_recall(chance['R1'])}"))
     note = f"Recall at 1 on {metrics['clips']} held-out clips that training never saw."
     return Section("results", "Retrieval", body + "<h3>All figures</h3>" + table(header, rows), note)
 
@@ -216,7 +216,7 @@ def _result_tiles(metrics: dict[str, Any]) -> list[Tile]:
     if not best:
         return []
     times = best["R1"] / metrics["chance"]["R1"]
-    return [Tile(_percent(best["R1"]), "text → video + sound, R@1"), Tile(f"{times:.0f} ×", "chance")]
+    return [Tile(_recall(best["R1"]), "text → video + sound, R@1"), Tile(f"{times:.0f} ×", "chance")]
 
 
 def _coverage_tiles(total: int, latest: dict[str, dict[str, LedgerRow]]) -> list[Tile]:
@@ -233,6 +233,10 @@ def _direction(name: str) -> str:
     sides = (" + ".join(words[letter] for letter in side if letter != "+") for side in (query, target))
     summed = " (summed)" if "+" in name else ""
     return " → ".join(sides) + summed
+
+
+def _recall(percentage: float) -> str:
+    return f"{percentage:.1f} %"
 
 
 def _percent(share: float) -> str:

@@ -53,9 +53,9 @@ def project(tmp_path: Path) -> Path:
         for step in range(20)
     ]
     (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, steps)))
-    figures = {"R1": 0.3, "R5": 0.6, "R10": 0.8, "MedR": 4.0}
-    retrieval = {"t2v": figures, "t2va": {**figures, "R1": 0.42}}
-    chance = {"R1": 0.01, "R5": 0.05, "R10": 0.1}
+    figures = {"R1": 30.0, "R5": 60.0, "R10": 80.0, "MedR": 4.0}
+    retrieval = {"t2v": figures, "t2va": {**figures, "R1": 42.0}}
+    chance = {"R1": 1.0, "R5": 5.0, "R10": 10.0}
     (run / "metrics.json").write_text(json.dumps({"retrieval": retrieval, "clips": 100, "chance": chance}))
     return tmp_path
 

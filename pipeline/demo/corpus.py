@@ -16,7 +16,7 @@ import ffmpeg
 import numpy as np
 
 from pipeline.demo import picture, sound
-from pipeline.demo.topics import NAMED, TOPICS, Step, Topic
+from pipeline.demo.topics import NAMED, PACES, SIDES, TOPICS, Scene, Topic
 from pipeline.errors import InputError
 from pipeline.media.ffmpeg import ffmpeg_binary
 from pipeline.types import Caption, Video
@@ -30,22 +30,12 @@ _OPENINGS = ("", "now ", "then ", "next ", "okay ")
 
 
 @dataclass(frozen=True)
-class _Scene:
-    """A stretch of a video: a step that is done, or none."""
-
-    step: Step | None
-    colour: str
-    start: float
-    end: float
-
-
-@dataclass(frozen=True)
 class Script:
     """All that is decided before a video is drawn."""
 
     video: Video
     topic: Topic
-    scenes: tuple[_Scene, ...]
+    scenes: tuple[Scene, ...]
     spoken: tuple[Caption, ...]
     """What is said. In held-out videos the manifest's captions are the annotated steps instead."""
 
@@ -87,16 +77,23 @@ def _write_script(topic: Topic, number: int) -> Script:
     name = f"{topic.title} {number}".encode()
     video_id = base64.urlsafe_b64encode(hashlib.sha256(name).digest())[:11].decode()
     random = np.random.RandomState(int.from_bytes(hashlib.sha256(name).digest()[:4], "little"))
-    scenes = [_Scene(None, "grey", 0.0, round(random.uniform(1.5, 2.5), 2))]
+    scenes = [Scene(None, "", "", "", 0.0, round(random.uniform(1.5, 2.5), 2))]
     spoken = [Caption(0.2, scenes[0].end, str(random.choice(_GREETINGS)))]
     annotated = []
     colour = str(random.choice(NAMED))
     for step in topic.steps:
         start = scenes[-1].end
         seconds = round(random.uniform(4.2, 6.4), 2)
-        scene = _Scene(step, colour if step.colour == "any" else step.colour, start, round(start + seconds, 2))
+        scene = Scene(
+            step,
+            colour if step.colour == "any" else step.colour,
+            str(random.choice(list(PACES))),
+            str(random.choice(list(SIDES))),
+            start,
+            round(start + seconds, 2),
+        )
         scenes.append(scene)
-        phrase = f"{step.action.verb} the {scene.colour} {step.thing}"
+        phrase = f"{scene.pace} {step.action.verb} the {scene.colour} {step.thing} on the {scene.side}"
         annotated.append(Caption(scene.start, scene.end, f"{phrase} {step.remark}"))
         # people speak a little before or after they act
         says = max(0.0, start + random.uniform(-0.6, 0.9))
@@ -128,7 +125,7 @@ def _draw(script: Script, folder: Path) -> Script:
     encoder = _encoder(wav, beside)
     background = picture.room(script.topic, random)
     for scene in script.scenes:
-        for frame in picture.frames(scene.step, scene.colour, background, scene.end - scene.start, random):
+        for frame in picture.frames(scene, background, random):
             encoder.stdin.write(frame.tobytes())
     encoder.stdin.close()
     if encoder.wait() != 0:
@@ -141,10 +138,9 @@ def _draw(script: Script, folder: Path) -> Script:
 def _soundtrack(script: Script, random: np.random.RandomState) -> np.ndarray:
     track = sound.hum(script.topic, script.seconds, random)
     for scene in script.scenes:
-        if scene.step is not None:
-            part = sound.strokes(scene.step, scene.end - scene.start, random)
-            start = int(scene.start * sound.RATE)
-            track[start : start + len(part)] += part[: len(track) - start]
+        part = sound.strokes(scene, random)
+        start = int(scene.start * sound.RATE)
+        track[start : start + len(part)] += part[: len(track) - start]
     return track + sound.voice(script.spoken, script.seconds, speaker=random.uniform(90, 220))
 
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-from pipeline.demo.topics import COLOURS, Step, Topic
+from pipeline.demo.topics import COLOURS, PACES, SIDES, Scene, Topic
 
 WIDTH, HEIGHT = 256, 144
 RATE = 15
@@ -92,23 +92,23 @@ def room(topic: Topic, random: np.random.RandomState) -> np.ndarray:
     return np.clip(picture, 0, 255).astype(np.uint8)
 
 
-def frames(
-    step: Step | None, colour: str, background: np.ndarray, seconds: float, random: np.random.RandomState
-) -> Iterator[np.ndarray]:
-    """Frames of one step, uint8 ``[H, W, 3]`` each; without a step, the empty room."""
-    count = round(seconds * RATE)
+def frames(scene: Scene, background: np.ndarray, random: np.random.RandomState) -> Iterator[np.ndarray]:
+    """Frames of one scene, uint8 ``[H, W, 3]`` each; without a step, the empty room."""
+    count, step = round(scene.seconds * RATE), scene.step
     base = Image.fromarray(background)
     grain = random.randint(-5, 6, (4, HEIGHT, WIDTH, 1), dtype=np.int8)
     if step is not None:
         size = int(HEIGHT * random.uniform(0.36, 0.46))
-        centre = np.array([WIDTH * random.uniform(0.36, 0.64), HEIGHT * random.uniform(0.48, 0.58)])
-        speed = step.action.beat * random.uniform(0.85, 1.15)
+        centre = np.array(
+            [WIDTH * (SIDES[scene.side] + random.uniform(-0.06, 0.06)), HEIGHT * random.uniform(0.48, 0.58)]
+        )
+        speed = step.action.beat * PACES[scene.pace] * random.uniform(0.9, 1.1)
         x, y, tilt = path(step.action.motion, np.arange(count) / RATE * speed + random.uniform())
-        positions = np.stack([centre[0] + x * WIDTH * 0.22, centre[1] + y * HEIGHT * 0.22], 1) - size / 2
+        positions = np.stack([centre[0] + x * WIDTH * 0.17, centre[1] + y * HEIGHT * 0.22], 1) - size / 2
     for index in range(count):
         image = base.copy()
         if step is not None:
-            turned = sprite(step.shape, COLOURS[colour], size, round(tilt[index] / 6) * 6)
+            turned = sprite(step.shape, COLOURS[scene.colour], size, round(tilt[index] / 6) * 6)
             image.paste(turned, (int(positions[index, 0]), int(positions[index, 1])), turned)
         noisy = np.asarray(image, np.int16) + grain[index % len(grain)]
         yield np.clip(noisy, 0, 255).astype(np.uint8)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.demo.topics import Step, Topic
+from pipeline.demo.topics import PACES, Scene, Topic
 from pipeline.types import Caption
 
 RATE = 16_000
@@ -23,11 +23,13 @@ def hum(topic: Topic, seconds: float, random: np.random.RandomState) -> np.ndarr
     return 0.04 * tone + 0.008 * random.standard_normal(len(time))
 
 
-def strokes(step: Step, seconds: float, random: np.random.RandomState) -> np.ndarray:
-    """What the action sounds like: decaying bursts of tone and noise at its beat; float ``[samples]``."""
-    action = step.action
-    time = np.arange(int(seconds * RATE)) / RATE
-    phase = time * action.beat * random.uniform(0.9, 1.1) + random.uniform()
+def strokes(scene: Scene, random: np.random.RandomState) -> np.ndarray:
+    """What a scene's action sounds like: decaying bursts of tone and noise at its beat; float ``[samples]``."""
+    if scene.step is None:
+        return np.zeros(0)
+    action = scene.step.action
+    time = np.arange(int(scene.seconds * RATE)) / RATE
+    phase = time * action.beat * PACES[scene.pace] * random.uniform(0.9, 1.1) + random.uniform()
     envelope = np.exp(-4.0 * (phase % 1.0))
     tone = np.sin(2 * np.pi * action.pitch * random.uniform(0.97, 1.03) * time)
     noise = random.standard_normal(len(time))

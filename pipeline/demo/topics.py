@@ -36,6 +36,23 @@ class Step(NamedTuple):
     """What is said after the instruction."""
 
 
+class Scene(NamedTuple):
+    """A stretch of a video: a step that is done, or none."""
+
+    step: Step | None
+    colour: str
+    pace: str
+    side: str
+    start: float
+    """Seconds from the start of the video."""
+    end: float
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return self.end - self.start
+
+
 class Topic(NamedTuple):
     """A task in the sense of HowTo100M."""
 
@@ -62,6 +79,10 @@ COLOURS = {
 }
 NAMED = ("red", "green", "blue", "yellow", "orange", "purple")
 """Colours that a thing of colour ``any`` can have."""
+PACES = {"slowly": 0.65, "quickly": 1.5}
+"""How fast a step is done, as a factor of its action's beat."""
+SIDES = {"left": 0.3, "right": 0.7}
+"""Where a step is done, as a share of the picture's width."""
 
 _pour = Action("pour", "fall", 520, 0.7, 0.8)
 _stir = Action("stir", "circle", 330, 1.6, 0.3)

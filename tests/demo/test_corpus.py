@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.demo import corpus, picture, sound
-from pipeline.demo.topics import TOPICS
+from pipeline.demo.topics import TOPICS, Scene
 
 
 def test_the_corpus_is_as_large_and_as_held_out_as_promised() -> None:
@@ -38,17 +38,16 @@ def test_two_videos_of_a_topic_differ() -> None:
         assert len(set(map(tuple, ends))) == len(ends)
 
 
-def test_what_is_seen_and_heard_depends_on_the_step() -> None:
+def test_what_is_seen_heard_and_said_depends_on_the_step_its_pace_and_its_side() -> None:
     topic = TOPICS[0]
     background = picture.room(topic, np.random.RandomState(0))
-    drawn = [
-        next(picture.frames(step, step.colour.replace("any", "red"), background, 1.0, np.random.RandomState(0)))
-        for step in topic.steps
-    ]
-    heard = [sound.strokes(step, 1.0, np.random.RandomState(0)) for step in topic.steps]
-    for one, other in itertools.combinations(range(len(topic.steps)), 2):
-        assert (drawn[one] != drawn[other]).any()
-        assert not np.allclose(heard[one], heard[other])
+    scenes = [Scene(step, "red", "slowly", "left", 0.0, 1.0) for step in topic.steps]
+    scenes += [scenes[0]._replace(pace="quickly"), scenes[0]._replace(side="right")]
+    seen = [np.stack(list(picture.frames(scene, background, np.random.RandomState(0)))) for scene in scenes]
+    heard = [sound.strokes(scene, np.random.RandomState(0)) for scene in scenes]
+    for one, other in itertools.combinations(range(len(scenes)), 2):
+        assert (seen[one] != seen[other]).any()
+        assert np.allclose(heard[one], heard[other]) == ({one, other} == {0, len(scenes) - 1})
 
 
 def test_a_drawn_corpus_is_complete_and_not_drawn_again(tmp_path: Path, monkeypatch) -> None:
