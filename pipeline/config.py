@@ -210,6 +210,11 @@ class EvaluateSettings:
     split: str = "test"
     batch_clips: int = 64
     max_words: int = 30
+    windows: int = 1
+    """Most of a clip that is looked at, in training windows (``clips.seconds``); what comes after is left out."""
+    strategy: Literal["at_once", "cut", "max_pool", "nearest"] = "at_once"
+    """What is done with a clip longer than a training window: all its tokens at once; cut into windows, whose
+    embeddings are averaged; tokens max-pooled or resampled to as many as a window has."""
 
 
 @dataclass

@@ -1,17 +1,24 @@
-"""Evaluates a trained model: retrieval among the clips of a held-out split, in every direction.
+"""Evaluates a model: retrieval among the clips of a held-out split, in every direction.
 
     python -m pipeline.evaluate --run runs/mft --shards shards/youcook2 --split test
+    python -m pipeline.evaluate --recipe mft-youcook2 --checkpoint latest_model.pth --run runs/published \\
+        --shards shards/youcook2 --total 3350
 
-Writes ``metrics.json`` into the run's folder and shows a table. Recalls are percentages.
+Writes ``metrics.json`` and ``ranks.parquet`` into the run's folder and shows a table. Recalls are percentages. The
+second form takes a published checkpoint, or any other.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from rich.table import Table
 
 from pipeline.cli import console, run_verb, verb_parser
@@ -28,30 +35,38 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = verb_parser(__doc__)
     parser.add_argument("--run", type=Path, required=True, help="folder of the run, runs/<name>")
     parser.add_argument("--shards", type=Path, required=True, help="folder of shards with the clips to retrieve")
+    parser.add_argument("--recipe", help="settings of a model that was not trained here; default: those of the run")
     parser.add_argument("--split", help="the videos' split; default: the recipe's evaluate.split")
     parser.add_argument("--checkpoint", type=Path, help="default: the run's best checkpoint, else its last")
     parser.add_argument("--total", type=int, help="clips of the full test set: those missing here count as misses")
     parser.add_argument("--out", type=Path, help="default: metrics.json in the run's folder")
     arguments, overrides = parser.parse_known_args(argv)
-    settings = arguments.run / "config.yaml"
-    if not settings.is_file():
-        raise InputError(f"there is no run {arguments.run}; train one with: python -m pipeline.train --run ...")
-    recipe = load_recipe(str(settings), overrides)
+    recipe = _read_recipe(arguments.run, arguments.recipe, overrides)
     if arguments.split is not None:
         recipe.evaluate.split = arguments.split
     checkpoint = arguments.checkpoint or _best_checkpoint(arguments.run)
     clips = _embed(recipe, arguments.shards, checkpoint)
-    metrics = _measure(clips, arguments.total)
+    metrics, ranks = _measure(clips, arguments.total)
     result = {**_summary(metrics, clips, arguments.total), "seeded": recipe.seeded, "split": recipe.evaluate.split,
-              "recipe": recipe.name, "shards": str(arguments.shards), "checkpoint": checkpoint.name}  # fmt: skip
+              "strategy": recipe.evaluate.strategy, "recipe": recipe.name, "shards": str(arguments.shards),
+              "checkpoint": checkpoint.name}  # fmt: skip
     out = arguments.out or arguments.run / "metrics.json"
-    beside = out.with_name(out.name + ".part")
-    beside.write_text(json.dumps(result, indent=2) + "\n")
-    beside.replace(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _replace(out, lambda part: part.write_text(json.dumps(result, indent=2) + "\n"))
+    _replace(out.with_name("ranks.parquet"), lambda part: _write_ranks(part, clips, ranks))
     _show(result)
-    console.print(
-        f"evaluate: {len(clips.clip_ids):,} clips of split {recipe.evaluate.split}, {checkpoint.name} → {out}"
-    )
+    count = f"{len(clips.clip_ids):,} clips of split {recipe.evaluate.split}"
+    console.print(f"evaluate: {count}, {checkpoint.name} → {out}", soft_wrap=True)
+
+
+def _read_recipe(run: Path, name: str | None, overrides: Sequence[str]) -> Recipe:
+    settings = run / "config.yaml"
+    if name is None and not settings.is_file():
+        raise InputError(
+            f"there is no run {run}; train one with: python -m pipeline.train --run {run} ... or give --recipe and "
+            "--checkpoint"
+        )
+    return load_recipe(name or str(settings), overrides)
 
 
 def _best_checkpoint(run: Path) -> Path:
@@ -68,30 +83,46 @@ def _embed(recipe: Recipe, shards: Path, checkpoint: Path) -> ClipEmbeddings:
     import torch
 
     from pipeline.benchmarks.embeddings import embed_clips
+    from pipeline.benchmarks.strategies import evaluation_sizes
     from pipeline.models import build_model
     from pipeline.shards.evaluation import evaluation_clips
     from pipeline.shards.reader import ShardSet
     from pipeline.training.batches import load_preparation
-    from pipeline.training.checkpoint import read_checkpoint
     from pipeline.training.state import load_weights
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    shard_set = ShardSet(shards)
-    prepare = load_preparation(shards, recipe.model, device)
-    model = build_model(recipe.model)
-    load_weights(model, read_checkpoint(checkpoint))
-    held_out = recipe.evaluate
-    batches = evaluation_clips(shard_set, held_out.split, recipe.clips, held_out.batch_clips, held_out.max_words)
+    shard_set, held_out = ShardSet(shards), recipe.evaluate
+    model_settings, clip_settings = evaluation_sizes(recipe)
+    prepare = load_preparation(shards, model_settings, device)
+    model = build_model(model_settings)
+    load_weights(model, checkpoint)
+    batches = evaluation_clips(shard_set, held_out.split, clip_settings, held_out.batch_clips, held_out.max_words)
     return embed_clips(model.to(device), batches, prepare)
 
 
-def _measure(clips: ClipEmbeddings, total: int | None) -> dict[str, RetrievalMetrics]:
+def _measure(
+    clips: ClipEmbeddings, total: int | None
+) -> tuple[dict[str, RetrievalMetrics], dict[str, NDArray[np.float64]]]:
+    """The metrics of each direction, and each query's rank, 1 is best."""
     from pipeline.benchmarks.embeddings import similarities
-    from pipeline.benchmarks.retrieval import retrieval_metrics
+    from pipeline.benchmarks.retrieval import match_ranks, metrics_of_ranks
 
     if total is not None and total < len(clips.clip_ids):
         raise InputError(f"--total {total}: but {len(clips.clip_ids)} clips are there")
-    return {direction: retrieval_metrics(matrix, total) for direction, matrix in similarities(clips).items()}
+    ranks = {direction: match_ranks(matrix) for direction, matrix in similarities(clips).items()}
+    metrics = {direction: metrics_of_ranks(values, total) for direction, values in ranks.items()}
+    return metrics, {direction: values + 1 for direction, values in ranks.items()}
+
+
+def _write_ranks(path: Path, clips: ClipEmbeddings, ranks: dict[str, NDArray[np.float64]]) -> None:
+    texts = clips.texts or [""] * len(clips.clip_ids)
+    pq.write_table(pa.table({"clip_id": clips.clip_ids, "text": texts, **ranks}), path, compression="zstd")
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    part = path.with_name(path.name + ".part")
+    write(part)
+    part.replace(path)
 
 
 def _summary(metrics: dict[str, RetrievalMetrics], clips: ClipEmbeddings, total: int | None) -> dict[str, Any]:

@@ -9,8 +9,10 @@ Stop it whenever you like (Ctrl-C, SIGTERM, a crash): the same command continues
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
     from pipeline.training.batches import Prepare
     from pipeline.training.checkpoint import State
     from pipeline.training.distributed import Ranks
+
+
+_SCORED = ("t2va", "t2v+a", "ta2v", "t2v", "a2v")
+"""Directions by which checkpoints are chosen: the first that the model gives."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -118,7 +124,7 @@ def _starting_point(
             console.print(f"training: goes on from {path}, step {state['step']:,}", soft_wrap=True)
         return state
     if arguments.init is not None:
-        load_weights(model, read_checkpoint(arguments.init))
+        load_weights(model, arguments.init)
     return None
 
 
@@ -137,19 +143,30 @@ def _check_same_network(saved: dict[str, object], recipe: Recipe, path: Path) ->
 
 
 def _validation(shards: ShardSet, recipe: Recipe, prepare: Prepare) -> Callable[[nn.Module], dict[str, float]]:
-    """Retrieval on the held-out split; the score is the geometric mean of the recalls of text to video and sound."""
+    """Retrieval on the held-out split; ``score`` is the geometric mean of one direction's recalls.
+
+    Raises:
+        InputError: there is no such split.
+    """
     from pipeline.benchmarks.embeddings import embed_clips, similarities
     from pipeline.benchmarks.retrieval import retrieval_metrics
+    from pipeline.benchmarks.strategies import evaluation_sizes
     from pipeline.shards.evaluation import evaluation_clips
 
+    # the other two strategies need another network than the one in training
+    held_out = recipe.evaluate
+    if held_out.strategy != "cut":
+        held_out = dataclasses.replace(held_out, strategy="at_once")
+    _, sizes = evaluation_sizes(dataclasses.replace(recipe, evaluate=held_out))
+    clips_of_split = partial(evaluation_clips, shards, held_out.split, sizes, held_out.batch_clips, held_out.max_words)
+    clips_of_split()
+
     def validate(model: nn.Module) -> dict[str, float]:
-        held_out = recipe.evaluate
-        batches = evaluation_clips(shards, held_out.split, recipe.clips, held_out.batch_clips, held_out.max_words)
-        clips = embed_clips(model, batches, prepare)
+        clips = embed_clips(model, clips_of_split(), prepare)
         metrics = {name: retrieval_metrics(matrix) for name, matrix in similarities(clips).items()}
-        best = metrics.get("t2va") or metrics["t2v"]
         recalls = {f"retrieval/{name}/R10": metric.R10 for name, metric in metrics.items()}
-        return {**recalls, "score": best.geometric_mean}
+        scored = next(metrics[name] for name in _SCORED if name in metrics)
+        return {**recalls, "score": scored.geometric_mean}
 
     return validate
 

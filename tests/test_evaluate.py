@@ -1,11 +1,15 @@
 import json
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
 
 from pipeline import evaluate, train
 from pipeline.benchmarks.embeddings import DIRECTIONS
 from pipeline.errors import InputError
+from pipeline.training.checkpoint import read_checkpoint
 from tests.tiny_run import write_recipe, write_tiny_shards
 
 
@@ -63,3 +67,33 @@ def test_mistakes_are_told_in_one_line(folder: Path, tmp_path: Path) -> None:
         run(folder, "--split", "nothing")
     with pytest.raises(InputError, match="--total 3: but 6 clips are there"):
         run(folder, "--total", "3")
+
+
+def test_ranks_of_every_clip_are_written(folder: Path) -> None:
+    metrics = run(folder)
+    table = pq.read_table(folder / "run" / "ranks.parquet")
+    assert table["clip_id"].to_pylist()[:2] == ["test-0/0", "test-0/1"]
+    assert all(table["text"].to_pylist())
+    assert float(np.median(table["t2va"].to_numpy())) == metrics["retrieval"]["t2va"]["MedR"]
+
+
+@pytest.mark.parametrize("strategy", ["at_once", "cut", "max_pool", "nearest"])
+def test_strategies_for_clips_longer_than_a_training_window(folder: Path, strategy: str) -> None:
+    short = run(folder)["retrieval"]
+    long = run(folder, "--evaluate.strategy", strategy, "--evaluate.windows", "2")
+    assert long["strategy"] == strategy
+    assert long["clips"] == 6
+    assert long["retrieval"]["v2t"] != short["v2t"] or long["retrieval"]["a2t"] != short["a2t"]
+
+
+def test_a_published_checkpoint_needs_no_run(folder: Path, tmp_path: Path) -> None:
+    expected = run(folder)["retrieval"]
+    weights = read_checkpoint(folder / "run" / "checkpoints" / "step-00000002.pt")["model"]
+    published = tmp_path / "latest_model.pth"
+    torch.save({"state_dict": {f"module.{name}": value for name, value in weights.items()}, "epoch": 3}, published)
+    out = tmp_path / "published"
+    arguments = ["--run", str(out), "--shards", str(folder / "shards"), "--recipe", str(folder / "tiny.yaml")]
+    evaluate.main([*arguments, "--checkpoint", str(published)])
+    assert json.loads((out / "metrics.json").read_text())["retrieval"] == expected
+    with pytest.raises(InputError, match="is of another model than the recipe's"):
+        evaluate.main([*arguments, "--checkpoint", str(published), "--model.projection_dim", "4"])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,10 @@ class ClipEmbeddings:
     """By the short name, ``t``, ``v``, ``a``, ``va``, ``v+a`` ...: float32 ``[clips, dim]``."""
     present: dict[str, Tensor]
     """Bool ``[clips]``: whether a clip has the modalities ``t``, ``v``, ``a``."""
+    similarity: Literal["cosine", "dot"] = "cosine"
+    """How the model's embeddings are compared."""
+    texts: list[str] = field(default_factory=list)
+    """The clips' captions, where the batches have them."""
 
 
 def embed_clips(model: nn.Module, batches: Iterable[Batch], prepare: Callable[[Batch], Batch]) -> ClipEmbeddings:
@@ -41,10 +45,11 @@ def embed_clips(model: nn.Module, batches: Iterable[Batch], prepare: Callable[[B
 
     Args:
         model: batch → ``<name>_embed`` and ``<modality>_nonempty_input_mask``.
-        batches: each with ``clip_ids``.
+        batches: each with ``clip_ids``, and ``texts`` or not.
         prepare: makes of a loader's batch what the model takes.
     """
     ids: list[str] = []
+    texts: dict[str, str] = {}
     embeddings: dict[str, list[Tensor]] = defaultdict(list)
     present: dict[str, list[Tensor]] = defaultdict(list)
     was_training = model.training
@@ -52,6 +57,7 @@ def embed_clips(model: nn.Module, batches: Iterable[Batch], prepare: Callable[[B
     with torch.inference_mode():
         for batch in batches:
             ids.extend(batch["clip_ids"])
+            texts.update(zip(batch["clip_ids"], batch.get("texts", ()), strict=False))
             for name, value in model(prepare(batch)).items():
                 if name.endswith("_embed"):
                     embeddings[_short(name.removesuffix("_embed"))].append(value.float().cpu())
@@ -65,14 +71,18 @@ def embed_clips(model: nn.Module, batches: Iterable[Batch], prepare: Callable[[B
         unique,
         {name: _group_mean(torch.cat(parts), group, len(unique)) for name, parts in embeddings.items()},
         {name: _group_mean(torch.cat(parts).float(), group, len(unique)) > 0 for name, parts in present.items()},
+        getattr(model, "similarity", "cosine"),
+        [texts[clip_id] for clip_id in unique if clip_id in texts],
     )
 
 
 def similarities(clips: ClipEmbeddings) -> dict[str, Floats]:
-    """Cosine similarities ``[queries, candidates]`` of each direction whose embeddings the model gives."""
-    embeddings = dict(clips.embeddings)
+    """Similarities ``[queries, candidates]`` of each direction whose embeddings the model gives."""
+    embeddings = clips.embeddings
+    if clips.similarity == "cosine":
+        embeddings = {name: nn.functional.normalize(values, dim=1, eps=1e-8) for name, values in embeddings.items()}
     return {
-        direction: _cosine(embeddings[query], embeddings[candidates])
+        direction: (embeddings[query] @ embeddings[candidates].T).numpy()
         for direction, (query, candidates) in ((name, name.split("2")) for name in DIRECTIONS)
         if query in embeddings and candidates in embeddings
     }
@@ -87,8 +97,3 @@ def _group_mean(values: Tensor, group: Tensor, groups: int) -> Tensor:
         return values
     sums = torch.zeros(groups, *values.shape[1:]).index_add_(0, group, values)
     return sums / torch.bincount(group, minlength=groups).view(-1, *[1] * (values.dim() - 1))
-
-
-def _cosine(queries: Tensor, candidates: Tensor) -> Floats:
-    queries, candidates = (nn.functional.normalize(values, dim=1, eps=1e-8) for values in (queries, candidates))
-    return (queries @ candidates.T).numpy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +12,8 @@ import torch
 from torch import nn
 
 from pipeline.errors import InputError
+from pipeline.models import checkpoints as published
+from pipeline.models.checkpoints import find_state_dict
 from pipeline.training.checkpoint import State
 from pipeline.training.distributed import Ranks
 
@@ -97,13 +100,15 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
-def load_weights(model: nn.Module, state: State) -> None:
-    """Puts a checkpoint's model into this one.
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Puts the weights of a checkpoint, of this program or a published one, into a model.
 
     Raises:
-        InputError: it is of another model.
+        InputError: there is no such file, or it is of another model.
     """
+    weights = find_state_dict(published.read_checkpoint(path), str(path))
     try:
-        model.load_state_dict(state["model"])
+        model.load_state_dict(weights)
     except RuntimeError as error:
-        raise InputError(f"the checkpoint is of another model: {' '.join(str(error).split())[:300]}") from None
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{path} is of another model than the recipe's ({reason})") from None

@@ -43,7 +43,9 @@ class LossWatch:
         return dict(zip(self._names, table[-1], strict=True))
 
     def _explain(self, step: int, name: str, value: float, video_index: Tensor | None) -> str:
-        videos = [] if video_index is None else [self._video_ids[i] for i in dict.fromkeys(video_index.tolist())]
+        videos = (
+            [] if video_index is None else [self._video_ids[i] for i in dict.fromkeys(video_index.tolist()) if i >= 0]
+        )
         named = ", ".join(videos[:_NAMED]) + (f" and {len(videos) - _NAMED} more" if len(videos) > _NAMED else "")
         return (
             f"{name} is {value} at step {step}, in the batch of videos {named or '(not known)'}: look at their "

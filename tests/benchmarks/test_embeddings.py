@@ -21,8 +21,8 @@ class EchoModel(nn.Module):
 
 def batches() -> list[dict[str, Any]]:
     return [
-        {"clip_ids": ["a", "b"], "values": torch.tensor([[1.0, 0.0], [0.0, 2.0]])},
-        {"clip_ids": ["c", "b"], "values": torch.tensor([[0.0, 1.0], [1.0, 0.0]])},
+        {"clip_ids": ["a", "b"], "texts": ["one", "two"], "values": torch.tensor([[1.0, 0.0], [0.0, 2.0]])},
+        {"clip_ids": ["c", "b"], "texts": ["three", "two"], "values": torch.tensor([[0.0, 1.0], [1.0, 0.0]])},
     ]
 
 
@@ -32,6 +32,7 @@ def test_parts_of_a_clip_are_averaged_in_the_order_of_first_sight() -> None:
     assert clips.clip_ids == ["a", "b", "c"]
     assert clips.embeddings["t"].tolist() == [[1.0, 0.0], [0.5, 1.0], [0.0, 1.0]]
     assert clips.present["a"].tolist() == [True, True, False]
+    assert clips.texts == ["one", "two", "three"]
     assert model.training
 
 
@@ -44,10 +45,12 @@ def test_all_eighteen_directions_and_their_inverses() -> None:
         assert np.allclose(matrices[direction], matrices[f"{candidates}2{query}"].T)
 
 
-def test_similarity_is_cosine_and_only_of_what_the_model_gives() -> None:
+def test_similarity_is_the_models_and_only_of_what_the_model_gives() -> None:
     clips = ClipEmbeddings(
         ["a", "b"], {"t": torch.tensor([[3.0, 0], [0, 0]]), "v": torch.tensor([[2.0, 0], [1, 1]])}, {}
     )
     matrices = similarities(clips)
     assert set(matrices) == {"t2v", "v2t"}
     assert matrices["t2v"].ravel().tolist() == pytest.approx([1.0, 0.5**0.5, 0.0, 0.0])
+    clips.similarity = "dot"
+    assert similarities(clips)["t2v"].tolist() == [[6.0, 3.0], [0.0, 0.0]]
