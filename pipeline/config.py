@@ -156,7 +156,8 @@ class ModelSettings:
 class LossSettings:
     """What training minimises."""
 
-    name: Literal["norm_softmax", "mms", "mil_nce"] = "norm_softmax"
+    name: Literal["norm_softmax", "mms", "mil_nce", "mcn"] = "norm_softmax"
+    """``mcn``: ``mms`` on raw dot products, summed over the pairs, with clusters and reconstruction; AVLnet's too."""
     temperature: float = 0.05
     """What similarities are divided by; ``mms`` takes them as they are."""
     margin: float = 0.001
@@ -165,6 +166,12 @@ class LossSettings:
         default_factory=lambda: {"tv": 1.0, "ta": 0.1, "va": 0.1, "t_va": 0.1, "v_ta": 0.1, "a_tv": 0.1}
     )
     """Weight of each term of the combinatorial loss."""
+    clusters: int = 256
+    """Centroids of ``mcn``; 0: no clustering."""
+    queue_size: int = 20
+    """Batches that ``mcn`` clusters at once, and steps between two runs of k-means; 0: each batch by itself."""
+    cluster_weight: float = 1.0
+    reconstruction_weight: float = 50.0
 
 
 @dataclass
@@ -173,6 +180,8 @@ class TrainSettings:
 
     batch_videos: int = 224
     """Videos in a global batch; each gives ``clips.per_video`` clips."""
+    accumulate: int = 1
+    """Parts into which each process's batch is cut to save memory; the loss is that of the whole batch all the same."""
     epochs: int = 15
     steps: int | None = None
     """Stop after this many steps, whatever the epoch; null: after ``epochs``."""

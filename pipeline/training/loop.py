@@ -106,7 +106,9 @@ def train(
             rate = learning_rate(settings, position.step, steps_per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            total, terms = loss_and_gradients(model, loss, prepare(batch), ranks, settings.precision, scaler)
+            total, terms = loss_and_gradients(
+                model, loss, prepare(batch), ranks, settings.precision, scaler, settings.accumulate
+            )
             scaler.unscale_(optimizer)
             norm = _clip_gradients(model, settings.clip_gradient)
             scaler.step(optimizer)

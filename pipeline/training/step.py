@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.training.batches import Batch
 from pipeline.training.distributed import Ranks
+from pipeline.training.state import random_state, set_random_state
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -21,6 +22,7 @@ def loss_and_gradients(
     ranks: Ranks,
     precision: Precision = "float32",
     scaler: torch.amp.GradScaler | None = None,
+    parts: int = 1,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The global batch's loss; gradients are added to the parameters'.
 
@@ -31,14 +33,74 @@ def loss_and_gradients(
         ranks: who else has a part.
         precision: of the network; embeddings reach the loss in float32.
         scaler: scales the loss so that float16 gradients do not vanish.
+        parts: the batch is embedded in so many equal parts, see :func:`_in_parts`.
 
     Returns:
         The total and its terms, detached, on the device; the same on all ranks.
     """
-    total, terms = loss(ranks.gather(embed(model, batch, precision)))
-    (total if scaler is None else scaler.scale(total)).backward()
+
+    def loss_of(outputs: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        total, terms = loss(ranks.gather(outputs))
+        (total if scaler is None else scaler.scale(total)).backward()
+        return total.detach(), {name: term.detach() for name, term in terms.items()}
+
+    if parts == 1:
+        result = loss_of(embed(model, batch, precision))
+    else:
+        result = _in_parts(model, batch, loss_of, precision, parts)
     ranks.sum_gradients(model.parameters())
-    return total.detach(), {name: term.detach() for name, term in terms.items()}
+    return result
+
+
+def _in_parts(
+    model: nn.Module,
+    batch: Batch,
+    loss_of: Callable[[Mapping[str, Any]], tuple[Tensor, dict[str, Tensor]]],
+    precision: Precision,
+    parts: int,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of the whole batch with the memory of a part of it.
+
+    A contrastive loss of small batches is another loss. So embeddings of all parts are computed first, without what
+    their gradients need; the loss of all of them gives the embeddings' gradients; then each part is embedded once
+    more, and its embeddings' gradients go on into the network (Gao et al., *Scaling Deep Contrastive Learning Batch
+    Size under Memory Limited Setup*, 2021). Batch norm sees a part at a time.
+    """
+    device = next(model.parameters()).device
+    pieces = _split(batch, parts)
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    random_states, outputs = [], []
+    with torch.no_grad():
+        for piece in pieces:
+            random_states.append(random_state(device))
+            outputs.append(embed(model, piece, precision))
+        # a second pass over the parts must not count twice in batch norm's statistics
+        for buffer, before in zip(model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+    cached = {name: _joined([output[name] for output in outputs]) for name in outputs[0]}
+    result = loss_of(cached)
+    gradients = {
+        name: value.grad.chunk(parts) for name, value in cached.items() if isinstance(value, Tensor) and value.is_leaf
+        and value.grad is not None
+    }  # fmt: skip
+    for number, (piece, state) in enumerate(zip(pieces, random_states, strict=True)):
+        set_random_state(state, device)
+        output = embed(model, piece, precision)
+        reached = [name for name in gradients if output[name].requires_grad]
+        torch.autograd.backward([output[name] for name in reached], [gradients[name][number] for name in reached])
+    return result
+
+
+def _split(batch: Batch, parts: int) -> list[Batch]:
+    chunks = {name: value.chunk(parts) for name, value in batch.items() if isinstance(value, Tensor)}
+    return [{name: chunk[number] for name, chunk in chunks.items()} for number in range(parts)]
+
+
+def _joined(values: list[Any]) -> Any:
+    if not isinstance(values[0], Tensor):
+        return values[0]
+    joined = torch.cat(values)
+    return joined.requires_grad_(joined.is_floating_point())
 
 
 def embed(model: nn.Module, batch: Mapping[str, Any], precision: Precision) -> dict[str, Any]:
