@@ -1,0 +1,117 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.acquire.layout import find_video
+from pipeline.acquire.ledger import Ledger
+from pipeline.datasets.table import Manifest, write_manifest
+from pipeline.demo.mirror import Fault, Mirror
+from pipeline.types import Video
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def manifest(tmp_path, corpus):
+    write_manifest(tmp_path / "m.parquet", [Video(f"a{number}") for number in range(10)])
+    return Manifest(tmp_path / "m.parquet")
+
+
+def command(manifest, mirror, *options):
+    folder = str(manifest.path.parent / "videos")
+    template = mirror.url + "/{video_id}.mp4"
+    quick = ("--recipe", "demo", "--download.backoff", "0.05", "--download.timeout", "2")
+    return [
+        *(sys.executable, "-m", "pipeline.download", str(manifest.path), "--videos", folder, "--template", template),
+        *quick,
+        *options,
+    ]
+
+
+def download(manifest, mirror, *options):
+    run = subprocess.run(
+        command(manifest, mirror, *options), cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    return run.returncode, run.stderr.strip().splitlines()
+
+
+def outcomes(manifest):
+    return {video_id: row.reason or row.outcome for video_id, row in Ledger(manifest.ledger).latest("download").items()}
+
+
+def whole(manifest, corpus):
+    found = {path.stem: find_video(manifest.path.parent / "videos", path.stem) for path in corpus.iterdir()}
+    assert all(path is None or path.read_bytes() == (corpus / path.name).read_bytes() for path in found.values())
+    return {video_id for video_id, path in found.items() if path}
+
+
+def test_a_run_and_its_reruns(manifest, corpus, video_file):
+    faults = {
+        "a1.mp4": Fault("status", status=404),
+        "a2.mp4": Fault("cut", times=1, after=50_000),
+        "a3.mp4": Fault("status", times=4),
+        "a4.mp4": Fault("html"),
+    }
+    with Mirror(corpus, faults) as mirror:
+        code, said = download(manifest, mirror, "--limit", "5")
+        assert (code, outcomes(manifest)) == (
+            0,
+            {"a0": "done", "a1": "not_found", "a2": "done", "a3": "network", "a4": "unsupported"},
+        )
+        assert said[-1].startswith("download: 2 done, 3 failed (")
+        assert "the same command tries 1 again" in said[-1] and "before: 0 done, 0 failed" in said[-1]
+        before = mirror.requests.copy()
+        code, said = download(manifest, mirror)
+        asked = mirror.requests - before
+        assert set(asked) == {f"a{number}.mp4" for number in (3, 5, 6, 7, 8, 9)}
+        assert "6 done, 0 failed" in said[-1] and "before: 2 done, 2 failed" in said[-1]
+        before = mirror.requests.copy()
+        code, said = download(manifest, mirror)
+        assert "nothing to do; before: 8 done, 2 failed" in said[-1] and mirror.requests == before
+        mirror.faults.clear()
+        code, said = download(manifest, mirror, "--retry", "not_found")
+        assert set(mirror.requests - before) == {"a1.mp4"} and outcomes(manifest)["a1"] == "done"
+    assert whole(manifest, corpus) == {f"a{number}" for number in (0, 1, 2, 3, 5, 6, 7, 8, 9)}
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_run_goes_on(manifest, corpus, kind):
+    slow = {f"a{number}.mp4": Fault("drip", times=1, after=5000, seconds=0.15) for number in range(4, 10)}
+    with Mirror(corpus, slow) as mirror:
+        process = subprocess.Popen(
+            command(manifest, mirror, "--download.concurrency", "2"),
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 30
+        while len(whole(manifest, corpus)) < 4 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        os.kill(process.pid, kind)
+        said = process.communicate(timeout=60)[1]
+        assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 130, signal.SIGKILL: -9}[kind]
+        if kind != signal.SIGKILL:
+            assert "the same command continues" in said and "Traceback" not in said
+            assert len(outcomes(manifest)) >= 4
+        assert len(whole(manifest, corpus)) < 10
+        mirror.faults.clear()
+        code, said = download(manifest, mirror)
+        assert code == 0 and outcomes(manifest) == {f"a{number}": "done" for number in range(10)}
+        assert len(whole(manifest, corpus)) == 10
+        assert mirror.bytes_sent <= 1.15 * sum(path.stat().st_size for path in corpus.iterdir())
+
+
+def test_what_a_user_can_mend_is_one_line(manifest, corpus, tmp_path):
+    with Mirror(corpus) as mirror:
+        code, said = download(manifest, mirror, "--template", mirror.url + "/{name}.mp4")
+        assert code == 2 and len(said) <= 3 and "{name}" in "\n".join(said)
+        manifest.path.unlink()
+        code, said = download(manifest, mirror)
+        assert code == 2 and said[-1].startswith("error: there is no manifest")
