@@ -17,7 +17,7 @@ from pipeline.config import ClipSettings
 from pipeline.shards.clips import Clip, feature_window, normalize, token_features, whole_seconds
 from pipeline.shards.index import MODALITIES, Member
 from pipeline.shards.reader import ShardSet
-from pipeline.shards.sample import decode_array
+from pipeline.shards.sample import AUDIO_LEVELS, decode_array
 from pipeline.types import Modality
 
 Batch = dict[str, Any]
@@ -141,7 +141,10 @@ class ClipReader:
         ]
         audio, mask = batch["audio"].numpy(), batch["audio_mask"].numpy()
         for place, frames in enumerate(self._read("audio", number, member, windows), row):
-            _convert(np.ascontiguousarray(frames.T), audio[place, :, : len(frames)])
+            if frames.dtype == np.uint8:
+                np.take(AUDIO_LEVELS, frames.T, out=audio[place, :, : len(frames)])
+            else:
+                _convert(np.ascontiguousarray(frames.T), audio[place, :, : len(frames)])
             mask[place, : len(frames)] = 1.0
             batch["audio_nframes"][place] = len(frames)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,8 @@ class ShardSet:
         """Which of ``stems`` has row ``number``."""
         return int(self.table["shard"][number].as_py())
 
-    def read(self, video_id: str, arrays: bool = True) -> Sample:
-        """A whole sample; without ``arrays`` only what its JSON says.
+    def read(self, video_id: str, arrays: bool = True, check: bool = False) -> Sample:
+        """A whole sample; without ``arrays`` only what its JSON says; with ``check`` compared with its checksum.
 
         Raises:
             KeyError: no shard has it.
@@ -89,6 +90,8 @@ class ShardSet:
         """
         number = self.number(video_id)
         row = self.row(number)
+        if check and zlib.crc32(self.read_bytes(number, row.offset, row.size)) != row.checksum:
+            raise self.tars.damaged(self.shard(number), f"the checksum of {video_id} is wrong")
         sample = self.read_json(number, row)
         if arrays:
             sample.arrays = {name: self.read_steps(number, member) for name, member in row.members.items()}

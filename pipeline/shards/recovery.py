@@ -75,18 +75,21 @@ def completed_ids(folder: Path, writer: str | None = None) -> set[str]:
         ShardError: an index cannot be read, or its tar is gone.
     """
     # journals before indexes: a shard that is sealed meanwhile is then seen twice, not never
-    completed: set[str] = set()
-    for stem in _of(writer, stems(folder, ".journal")):
-        try:
-            rows, _ = counted_rows(stem)
-        except FileNotFoundError:
-            continue
-        completed.update(row.video_id for row in rows)
+    completed = unsealed_ids(folder, writer)
     for stem in _of(writer, stems(folder, ".parquet")):
         if not stem.tar.exists():
             raise ShardError(f"{stem.tar}: is gone, but its index is there; bring it back, or remove {stem.index}")
         completed.update(read_index(stem, ["video_id"])["video_id"].to_pylist())
     return completed
+
+
+def unsealed_ids(folder: Path, writer: str | None = None) -> set[str]:
+    """The videos whose samples count in a shard in the making."""
+    found: set[str] = set()
+    for stem in _of(writer, stems(folder, ".journal")):
+        with contextlib.suppress(FileNotFoundError):  # it was sealed meanwhile
+            found.update(row.video_id for row in counted_rows(stem)[0])
+    return found
 
 
 def _of(writer: str | None, found: list[Stem]) -> list[Stem]:

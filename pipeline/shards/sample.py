@@ -38,7 +38,8 @@ class Sample:
     """Seconds."""
     captions: list[Caption] = field(default_factory=list)
     arrays: dict[Modality, NDArray[Any]] = field(default_factory=dict)
-    """``2d``, ``3d`` float16 ``[time, features]``; ``audio`` float16 log-mel ``[frames, 40]``; ``text`` int32 word ids
+    """``2d``, ``3d`` float16 ``[time, features]``; ``audio`` log-mel ``[frames, 40]``, float16 decibels or
+    uint8 (see :func:`to_8bit`); ``text`` int32 word ids
     ``[words]`` of all captions. A missing modality is an absent key."""
     rates: dict[str, float] = field(default_factory=dict)
     """Features, or frames, per second of each timed modality."""
@@ -187,6 +188,8 @@ def _checked(sample: Sample, modality: Modality) -> NDArray[Any]:
         raise ValueError(f"{where}: an array is [time, features], not {list(array.shape)}")
     if not sample.rates.get(modality, 0.0) > 0.0:
         raise ValueError(f"{where}: its rate (features per second) is missing")
+    if modality == "audio" and array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
     stored = np.ascontiguousarray(array, "<f2")
     if not np.isfinite(stored).all():
         raise ValueError(f"{where}: holds values that float16 cannot (not finite, or beyond 65504)")
@@ -212,6 +215,20 @@ def _append(buffer: bytearray, name: str, data: bytes) -> tuple[int, int]:
     buffer += data
     buffer += bytes(-len(data) % _BLOCK)
     return offset, len(data)
+
+
+AUDIO_LEVELS = np.linspace(-80.0, 0.0, 256, dtype=np.float32)
+"""The decibels that the values of an 8-bit log-mel spectrogram stand for."""
+
+
+def to_8bit(decibels: NDArray[Any]) -> NDArray[np.uint8]:
+    """A log-mel spectrogram in half the bytes: the nearest of 256 levels from -80 to 0 dB, at most 0.16 dB off."""
+    return np.clip(np.rint((decibels.astype(np.float32) + 80.0) * (255.0 / 80.0)), 0, 255).astype(np.uint8)
+
+
+def to_decibels(audio: NDArray[Any]) -> NDArray[Any]:
+    """A log-mel spectrogram as stored, in decibels; 8-bit ones become float16."""
+    return AUDIO_LEVELS[audio].astype(np.float16) if audio.dtype == np.uint8 else audio
 
 
 def decode_array(data: bytes | bytearray | memoryview, member: Member, rows: int) -> NDArray[Any]:

@@ -1,0 +1,180 @@
+"""Looks after shards.
+
+python -m pipeline.shards verify shards/mft --manifest manifests/howto100m.parquet
+python -m pipeline.shards repair shards/mft
+python -m pipeline.shards repack shards/mft shards/mft-small --drop 3d --audio 8bit
+python -m pipeline.shards stats shards/mft
+python -m pipeline.shards show shards/mft dQw4w9WgXcQ
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.cli import console, progress_bar, run_verb, verb_parser
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from pipeline.shards.repack import Repacking
+    from pipeline.types import Modality
+
+_MODALITIES: tuple[Modality, ...] = ("text", "2d", "3d", "audio")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the verb."""
+    parser = verb_parser(__doc__)
+    actions = parser.add_subparsers(dest="action", required=True)
+    verify = actions.add_parser(
+        "verify", help="compare every byte with the indexes; exit code 1 where something is wrong"
+    )
+    verify.add_argument("--manifest", type=Path, help="also say which of its videos are not there")
+    verify.add_argument("--redo", type=Path, help="write the ids of lost and missing videos here, one a line")
+    repair = actions.add_parser("repair", help="take out what is damaged or repeated, make indexes again")
+    repack = actions.add_parser("repack", help="write the samples into new shards")
+    stats = actions.add_parser("stats", help="what the shards hold")
+    show = actions.add_parser("show", help="one video's sample")
+    for action in (verify, repair, repack, stats, show):
+        action.add_argument("folder", type=Path, help="shards/<name>")
+    for action in (verify, repair):
+        action.add_argument("--workers", type=int, default=4, help="shards looked at at once; default: 4")
+    _add_repack_arguments(repack)
+    show.add_argument("video_id")
+    arguments = parser.parse_args(argv)
+    if not arguments.folder.is_dir():
+        raise InputError(
+            f"{arguments.folder}: there is no such folder of shards; make it with python -m pipeline.extract"
+        )
+    {"verify": _verify, "repair": _repair, "repack": _repack, "stats": _stats, "show": _show}[arguments.action](
+        arguments
+    )
+
+
+def _add_repack_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", type=Path, help="folder of the new shards")
+    parser.add_argument("--shard-bytes", type=int, default=1_000_000_000, help="size of a shard; default: 1e9")
+    parser.add_argument("--order", choices=["source", "id", "shuffled"], default="source", help="order of the samples")
+    parser.add_argument("--split", help="only videos of this split")
+    parser.add_argument("--videos", type=Path, help="only the videos whose ids this file lists, one a line")
+    parser.add_argument("--drop", nargs="+", choices=_MODALITIES, default=[], help="modalities to leave out")
+    parser.add_argument(
+        "--add", nargs="+", default=[], metavar="MODALITY=FOLDER", help="take 2d, 3d or audio from other shards"
+    )
+    parser.add_argument(
+        "--audio", choices=["keep", "float16", "8bit"], default="keep", help="how spectrograms are stored"
+    )
+
+
+def _verify(arguments: argparse.Namespace) -> None:
+    from pipeline.datasets.table import Manifest
+    from pipeline.shards.files import stems
+    from pipeline.shards.recovery import unsealed_ids
+    from pipeline.shards.verify import verify
+
+    wanted = Manifest(arguments.manifest).ids() if arguments.manifest is not None else []
+    size = sum(stem.tar.stat().st_size for stem in stems(arguments.folder, ".tar"))
+    with progress_bar() as bar:
+        task = bar.add_task("verify", total=size)
+        report = verify(arguments.folder, arguments.workers, lambda done: bar.advance(task, done))
+    for problem in report.problems:
+        print(problem)
+    making = len(stems(arguments.folder, ".journal"))
+    samples = sum(len(shard.rows) for shard in report.shards)
+    found = f"{len(report.shards):,} shards, {samples:,} samples, {size / 1e9:.2f} GB"
+    unseen = f"; {making} shards in the making were not looked at" if making else ""
+    console.print(f"verify: {found}: {len(report.problems):,} problems{unseen}", soft_wrap=True)
+    lost = set(report.redo)
+    there = report.good | unsealed_ids(arguments.folder)
+    missing = [video_id for video_id in wanted if video_id not in there]
+    if wanted:
+        console.print(f"coverage: {len(wanted) - len(missing):,} of the manifest's {len(wanted):,} videos are there")
+    if lost:
+        console.print(f"lost, to be extracted again after a repair: {_listed(sorted(lost))}", soft_wrap=True)
+    if arguments.redo is not None:
+        arguments.redo.write_text("".join(f"{video_id}\n" for video_id in sorted(lost.union(missing))))
+    if report.problems:
+        console.print(f"mend with: python -m pipeline.shards repair {arguments.folder}", soft_wrap=True)
+        sys.exit(1)
+
+
+def _repair(arguments: argparse.Namespace) -> None:
+    from pipeline.shards.repair import repair
+
+    repairs = repair(arguments.folder, arguments.workers)
+    for action in repairs.done:
+        print(action)
+    console.print(f"repair: {len(repairs.done)} things done, {len(repairs.redo)} videos lost")
+    if repairs.redo:
+        console.print(f"run the same pipeline.extract again for {_listed(repairs.redo)}", soft_wrap=True)
+
+
+def _repack(arguments: argparse.Namespace) -> None:
+    from pipeline.shards.reader import ShardSet
+    from pipeline.shards.repack import repack
+
+    source = ShardSet(arguments.folder)
+    changes = _changes(arguments)
+    with progress_bar() as bar:
+        task = bar.add_task("repack", total=len(source) if changes.videos is None else len(changes.videos))
+        result = repack(source, arguments.target, changes, lambda: bar.advance(task))
+    for modality, videos in result.lacking.items():
+        console.print(f"{videos:,} videos have no {modality} in the other shards, and are left without")
+    console.print(f"repack: {result.written:,} samples written, {result.before:,} were there → {arguments.target}")
+
+
+def _changes(arguments: argparse.Namespace) -> Repacking:
+    from pipeline.shards.reader import ShardSet
+    from pipeline.shards.repack import Repacking
+
+    videos = None
+    if arguments.videos is not None:
+        if not arguments.videos.is_file():
+            raise InputError(f"{arguments.videos}: there is no such list of videos")
+        videos = arguments.videos.read_text().split()
+    changes = Repacking(
+        shard_bytes=arguments.shard_bytes,
+        order=arguments.order,
+        videos=videos,
+        split=arguments.split,
+        drop=arguments.drop,
+        audio=arguments.audio,
+    )
+    for item in arguments.add:
+        name, equals, folder = item.partition("=")
+        modality = next((known for known in _MODALITIES if known == name), None)
+        if modality is None or not equals:
+            raise InputError(f"--add {item}: give it as 2d=shards/other, 3d=... or audio=...")
+        changes.add[modality] = ShardSet(Path(folder))
+    return changes
+
+
+def _stats(arguments: argparse.Namespace) -> None:
+    from pipeline.shards.reader import ShardSet
+    from pipeline.shards.stats import describe_shards
+
+    for line in describe_shards(ShardSet(arguments.folder)):
+        print(line)
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    from pipeline.shards.reader import ShardSet
+    from pipeline.shards.stats import describe_sample
+
+    shards = ShardSet(arguments.folder)
+    if arguments.video_id not in shards:
+        raise InputError(f"{arguments.folder}: no shard has a video {arguments.video_id}")
+    for line in describe_sample(shards, arguments.video_id):
+        print(line)
+
+
+def _listed(ids: Iterable[str], most: int = 10) -> str:
+    names = list(ids)
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+if __name__ == "__main__":
+    run_verb(main)

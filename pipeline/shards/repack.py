@@ -1,0 +1,123 @@
+"""Shards from shards: other sizes, another order, some of the videos, modalities dropped or taken from elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from pipeline.errors import InputError
+from pipeline.shards.reader import ShardSet
+from pipeline.shards.sample import Sample, to_8bit, to_decibels
+from pipeline.shards.writer import ShardWriter
+from pipeline.types import Modality
+
+_BESIDE = ("words.parquet", "extract.yaml")
+
+
+@dataclass
+class Repacking:
+    """What is to be changed."""
+
+    shard_bytes: int = 1_000_000_000
+    order: Literal["source", "id", "shuffled"] = "source"
+    videos: Collection[str] | None = None
+    """Only these; None: all."""
+    split: str | None = None
+    """Only this split; None: all."""
+    drop: Collection[Modality] = ()
+    add: dict[Modality, ShardSet] = field(default_factory=dict)
+    """From which other shards ``2d``, ``3d`` or ``audio`` are taken, in place of what is there."""
+    audio: Literal["keep", "float16", "8bit"] = "keep"
+
+
+@dataclass
+class Repacked:
+    """What became of it."""
+
+    written: int = 0
+    before: int = 0
+    """Already there from a run that was stopped."""
+    lacking: dict[str, int] = field(default_factory=dict)
+    """By modality: videos that the other shards did not have."""
+
+
+def repack(source: ShardSet, folder: Path, changes: Repacking, progress: Callable[[], None] = lambda: None) -> Repacked:
+    """Writes samples of ``source`` into ``folder``; started again after it was stopped, it goes on.
+
+    Each sample is compared with its checksum when it is read. ``words.parquet`` and ``extract.yaml`` are copied.
+
+    Raises:
+        InputError: a wanted video is not there, or the target is the source.
+        ShardError: a sample is damaged.
+    """
+    if folder.resolve() == source.folder.resolve():
+        raise InputError(f"{folder}: give another folder to repack into; the source is not changed")
+    for modality in changes.add:
+        if modality == "text":
+            raise InputError("text cannot be taken from other shards: its word ids stand for their words.parquet")
+    wanted = _wanted(source, changes)
+    result = Repacked()
+    with ShardWriter(folder, folder.name, "repack", changes.shard_bytes) as writer:
+        for name in _BESIDE:
+            if (source.folder / name).is_file():
+                shutil.copyfile(source.folder / name, folder / name)
+        done = writer.completed
+        for video_id in wanted:
+            if video_id in done:
+                result.before += 1
+            else:
+                writer.add(_changed(source.read(video_id, check=True), changes, result))
+                result.written += 1
+            progress()
+    return result
+
+
+def _wanted(source: ShardSet, changes: Repacking) -> list[str]:
+    unknown = [video_id for video_id in changes.videos or () if video_id not in source]
+    if unknown:
+        raise InputError(f"{source.folder}: has no video {unknown[0]}" + _and_more(len(unknown) - 1))
+    videos = source.ids if changes.videos is None else [id for id in source.ids if id in set(changes.videos)]
+    if changes.split is not None:
+        split = dict(zip(source.ids, source.table["split"].to_pylist(), strict=True))
+        videos = [video_id for video_id in videos if split[video_id] == changes.split]
+    if changes.order == "id":
+        return sorted(videos)
+    if changes.order == "shuffled":
+        return [videos[place] for place in np.random.default_rng(0).permutation(len(videos))]
+    return videos
+
+
+def _and_more(count: int) -> str:
+    return f", nor {count} more" if count else ""
+
+
+def _changed(sample: Sample, changes: Repacking, result: Repacked) -> Sample:
+    for modality in changes.drop:
+        _remove(sample, modality)
+    for modality, other in changes.add.items():
+        _remove(sample, modality)
+        found = other.read(sample.video_id, check=True) if sample.video_id in other else None
+        if found is None or modality not in found.arrays:
+            result.lacking[modality] = result.lacking.get(modality, 0) + 1
+            continue
+        sample.arrays[modality] = found.arrays[modality]
+        sample.rates[modality] = found.rates[modality]
+        if modality in found.backbones:
+            sample.backbones[modality] = found.backbones[modality]
+        sample.notes.append(f"{modality} from recipe {found.recipe}")
+    if "audio" in sample.arrays and changes.audio != "keep":
+        decibels = to_decibels(sample.arrays["audio"])
+        sample.arrays["audio"] = to_8bit(decibels) if changes.audio == "8bit" else decibels
+    return sample
+
+
+def _remove(sample: Sample, modality: Modality) -> None:
+    for values in (sample.arrays, sample.rates, sample.backbones):
+        values.pop(modality, None)
+    if modality == "text":
+        sample.caption_words = [0]

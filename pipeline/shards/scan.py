@@ -1,0 +1,171 @@
+"""Reading a tar without its index: what the bytes themselves say."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.shards.index import MODALITIES, IndexRow, Member
+from pipeline.shards.sample import member_key
+from pipeline.types import Modality
+
+_BLOCK = tarfile.BLOCKSIZE
+
+
+class _Part(NamedTuple):
+    """A member of a tar: its name in the sample, and where its data are."""
+
+    key: str
+    suffix: str
+    offset: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.size + -self.size % _BLOCK
+
+
+def describe(data: bytes | bytearray) -> IndexRow:
+    """The index row that a sample's bytes deserve, with offsets from their start.
+
+    Members of other names than the format's are passed over.
+
+    Raises:
+        ValueError: the bytes are not one whole sample; the message says what is wrong.
+    """
+    parts = list(_parts(data))
+    if not parts or parts[0].suffix != "json":
+        raise ValueError("it does not begin with a JSON member")
+    first = parts[0]
+    values = json.loads(data[first.offset : first.offset + first.size])
+    if any(part.key != member_key(values["video_id"]) for part in parts):
+        raise ValueError(f"a member does not belong to {values['video_id']}")
+    members: dict[Modality, Member] = {}
+    for part in parts[1:]:
+        for modality in MODALITIES:
+            if part.suffix == f"{modality}.npy":
+                members[modality] = _member(data, part, float(values["rates"].get(modality, 0.0)))
+    expected = {*values["rates"], *(["text"] if len(values["caption_words"]) > 1 else [])}
+    if expected - set(members):
+        raise ValueError(f"{values['video_id']} lacks its {', '.join(sorted(expected - set(members)))}")
+    return IndexRow(
+        video_id=values["video_id"],
+        offset=0,
+        size=len(data),
+        checksum=zlib.crc32(data),
+        json_offset=first.offset,
+        json_size=first.size,
+        duration=values["duration"],
+        captions=len(values["captions"]["start"]),
+        split=values["split"],
+        members=members,
+    )
+
+
+def scan(path: Path) -> Iterator[IndexRow | str]:
+    """The rows of a tar's samples, found without an index, and what is wrong with what is between them.
+
+    Where no member can be read, it goes on at the next one that begins a sample.
+    """
+    with path.open("rb") as file:
+        start = 0
+        while True:
+            try:
+                end = _sample_end(file.fileno(), start)
+            except (tarfile.HeaderError, UnicodeDecodeError) as error:
+                end = _next_json(file.fileno(), start + _BLOCK)
+                yield f"cannot be read from byte {start} to {end} ({error})"
+                start = end
+                continue
+            if end == start:
+                return
+            try:
+                yield describe(os.pread(file.fileno(), end - start, start)).moved(start)
+            except (ValueError, KeyError, TypeError) as error:
+                yield f"has no sample at byte {start} ({error})"
+            start = end
+
+
+def difference(row: IndexRow, found: IndexRow) -> str | None:
+    """In what an index row and what the bytes say differ; None: they agree."""
+    found = found.moved(row.offset)
+    names = [field.name for field in dataclasses.fields(row)]
+    different = [name for name in names if getattr(row, name) != getattr(found, name)]
+    return f"its index has another {', '.join(different)}" if different else None
+
+
+def _header(data: bytes | bytearray, offset: int) -> _Part | None:
+    """The member at ``offset``; None: an empty block, the end of the tar."""
+    block = bytes(data[offset : offset + _BLOCK])
+    if block == bytes(_BLOCK):
+        return None
+    member = tarfile.TarInfo.frombuf(block, "ascii", "strict")
+    key, _, suffix = member.name.partition(".")
+    return _Part(key, suffix, offset + _BLOCK, member.size)
+
+
+def _parts(data: bytes | bytearray) -> Iterator[_Part]:
+    offset = 0
+    while offset < len(data):
+        try:
+            part = _header(data, offset)
+        except (tarfile.HeaderError, UnicodeDecodeError) as error:
+            raise ValueError(f"there is no member at byte {offset} of it ({error})") from None
+        if part is None or part.end > len(data):
+            raise ValueError(f"it ends within the member at byte {offset} of it")
+        yield part
+        offset = part.end
+
+
+def _sample_end(descriptor: int, start: int) -> int:
+    """Where the sample at ``start`` ends: before a member of another key, the end of the tar, or what is no member."""
+    key, offset = "", start
+    size = os.fstat(descriptor).st_size
+    while offset < size:
+        try:
+            part = _header(os.pread(descriptor, _BLOCK, offset), 0)
+        except (tarfile.HeaderError, UnicodeDecodeError):
+            if offset == start:
+                raise
+            return offset
+        if part is None or (key and part.key != key):
+            return offset
+        key = part.key
+        offset += part.end
+        if offset > size:
+            raise tarfile.HeaderError("it ends within a member")
+    return offset
+
+
+def _next_json(descriptor: int, offset: int) -> int:
+    """The first member from ``offset`` on that begins a sample; else the end of the file."""
+    size = os.fstat(descriptor).st_size
+    while offset < size:
+        with contextlib.suppress(tarfile.HeaderError, UnicodeDecodeError):
+            part = _header(os.pread(descriptor, _BLOCK, offset), 0)
+            if part is not None and part.suffix == "json":
+                return offset
+        offset += _BLOCK
+    return size
+
+
+def _member(data: bytes | bytearray, part: _Part, rate: float) -> Member:
+    npy = io.BytesIO(data[part.offset : part.offset + min(part.size, 256)])
+    version = np.lib.format.read_magic(npy)
+    if version != (1, 0):
+        raise ValueError(f"{part.suffix} is an npy file of version {version}")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(npy)
+    offset = part.offset + npy.tell()
+    if fortran or len(shape) not in (1, 2) or npy.tell() + int(np.prod(shape)) * dtype.itemsize != part.size:
+        raise ValueError(f"{part.suffix} does not hold an array of shape {list(shape)}")
+    return Member(offset, shape[0], shape[1] if len(shape) == 2 else 0, dtype.name, rate)

@@ -1,0 +1,146 @@
+"""Whether shards are what they should be: structure, checksums, indexes, repetitions, coverage."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.shards.files import ShardError, Stem, stems
+from pipeline.shards.index import IndexRow, read_index, rows_of
+from pipeline.shards.recovery import END_OF_TAR
+from pipeline.shards.scan import describe, difference
+
+
+@dataclass
+class Problem:
+    """Something that is wrong."""
+
+    path: Path
+    what: str
+    redo: list[str] = field(default_factory=list)
+    """The videos whose samples are lost by it."""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.what}"
+
+
+@dataclass
+class ShardReport:
+    """One shard, looked at."""
+
+    stem: Stem
+    rows: list[IndexRow] = field(default_factory=list)
+    """What its index says."""
+    damaged: set[str] = field(default_factory=set)
+    """Videos whose sample is not what the index says."""
+    problems: list[Problem] = field(default_factory=list)
+
+    def add(self, what: str, redo: Collection[str] = ()) -> None:
+        """Notes a problem of the tar."""
+        self.problems.append(Problem(self.stem.tar, what, sorted(redo)))
+        self.damaged.update(redo)
+
+
+@dataclass
+class Report:
+    """All shards of a folder, looked at."""
+
+    shards: list[ShardReport]
+    problems: list[Problem]
+    repeated: dict[str, list[Stem]]
+    """Videos that several shards have."""
+
+    @property
+    def redo(self) -> list[str]:
+        """The videos that have to be extracted again, since no shard has a good sample of them."""
+        good = {row.video_id for shard in self.shards for row in shard.rows if row.video_id not in shard.damaged}
+        return sorted({video_id for problem in self.problems for video_id in problem.redo} - good)
+
+    @property
+    def good(self) -> set[str]:
+        """The videos of which a good sample is there."""
+        return {row.video_id for shard in self.shards for row in shard.rows if row.video_id not in shard.damaged}
+
+
+def verify(folder: Path, workers: int = 4, progress: Callable[[int], None] = lambda size: None) -> Report:
+    """Looks at every byte of the sealed shards of a folder.
+
+    Args:
+        folder: the shards' folder.
+        workers: shards looked at at once.
+        progress: called with the bytes of each shard that is done.
+    """
+
+    def check(stem: Stem) -> ShardReport:
+        report = check_shard(stem)
+        progress(stem.tar.stat().st_size if stem.tar.exists() else 0)
+        return report
+
+    sealed = sorted({*stems(folder, ".tar"), *stems(folder, ".parquet")})
+    with ThreadPoolExecutor(workers) as pool:
+        shards = list(pool.map(check, sealed))
+    where: dict[str, list[Stem]] = defaultdict(list)
+    for shard in shards:
+        for row in shard.rows:
+            where[row.video_id].append(shard.stem)
+    repeated = {video_id: found for video_id, found in where.items() if len(found) > 1}
+    problems = [problem for shard in shards for problem in shard.problems]
+    problems += [
+        Problem(found[1].tar, f"repeats {video_id}, which {found[0].tar.name} has")
+        for video_id, found in sorted(repeated.items())
+    ]
+    return Report(shards, problems, repeated)
+
+
+def check_shard(stem: Stem) -> ShardReport:
+    """Looks at one sealed shard: its index against every byte of its tar."""
+    report = ShardReport(stem)
+    if not stem.index.exists():
+        if not stem.journal.exists():
+            report.add("has no index")
+        return report
+    try:
+        table = read_index(stem)
+        report.rows = rows_of(table)
+    except (ShardError, KeyError) as error:
+        report.problems.append(Problem(stem.index, f"cannot be read ({error})"))
+        return report
+    if not stem.tar.exists():
+        report.add("is gone, its index is there", [row.video_id for row in report.rows])
+        return report
+    for what, redo in _check_tar(stem, report.rows, int(table.schema.metadata.get(b"tar_size", b"-1"))):
+        report.add(what, redo)
+    return report
+
+
+def _check_tar(stem: Stem, rows: list[IndexRow], expected_size: int) -> Iterator[tuple[str, list[str]]]:
+    with stem.tar.open("rb") as tar:
+        size = os.fstat(tar.fileno()).st_size
+        if size != expected_size:
+            yield f"has {size} bytes, its index was made for {expected_size}", []
+        end = 0
+        for row in rows:
+            if row.offset != end:
+                yield f"{row.video_id} begins at byte {row.offset}, the sample before it ends at {end}", []
+            end = row.end
+            wrong = _check_sample(os.pread(tar.fileno(), row.size, row.offset), row)
+            if wrong:
+                yield f"{row.video_id} at byte {row.offset}: {wrong}", [row.video_id]
+        if os.pread(tar.fileno(), len(END_OF_TAR) + 1, end) != END_OF_TAR:
+            yield f"does not end after its last sample, at byte {end}", []
+
+
+def _check_sample(data: bytes, row: IndexRow) -> str | None:
+    if len(data) < row.size:
+        return "is cut off"
+    if zlib.crc32(data) != row.checksum:
+        return "its checksum is wrong"
+    try:
+        return difference(row, describe(data))
+    except (ValueError, KeyError, TypeError) as error:
+        return str(error)

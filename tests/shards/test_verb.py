@@ -1,0 +1,79 @@
+import pytest
+
+from pipeline.datasets.table import write_manifest
+from pipeline.errors import InputError
+from pipeline.shards.__main__ import main
+from pipeline.shards.reader import ShardSet
+from pipeline.types import Video
+from tests.shards.samples import make_sample, small_sample, write_shards
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_shards(tmp_path / "set", [make_sample("one"), small_sample("two")])
+
+
+def test_verify_says_what_is_missing(folder, tmp_path, capsys):
+    manifest = tmp_path / "list.parquet"
+    write_manifest(manifest, [Video(video_id) for video_id in ("one", "two", "three")])
+    main(["verify", str(folder), "--manifest", str(manifest), "--redo", str(tmp_path / "redo.txt")])
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "0 problems" in output.err
+    assert "2 of the manifest's 3 videos" in output.err
+    assert (tmp_path / "redo.txt").read_text() == "three\n"
+
+
+def test_verify_fails_on_damage_and_repair_mends(folder, tmp_path, capsys):
+    tar = folder / "set-w0-000000.tar"
+    data = bytearray(tar.read_bytes())
+    data[3000] ^= 1
+    tar.write_bytes(data)
+    with pytest.raises(SystemExit) as caught:
+        main(["verify", str(folder), "--redo", str(tmp_path / "redo.txt")])
+    assert caught.value.code == 1
+    output = capsys.readouterr()
+    assert output.out == f"{tar}: one at byte 0: its checksum is wrong\n"
+    assert "extracted again after a repair: one" in output.err
+    assert (tmp_path / "redo.txt").read_text() == "one\n"
+    main(["repair", str(folder)])
+    assert "made again with its 1 good samples" in capsys.readouterr().out
+    main(["verify", str(folder)])
+    assert ShardSet(folder).ids == ["two"]
+
+
+def test_stats_and_show(folder, capsys):
+    main(["stats", str(folder)])
+    stats = capsys.readouterr().out
+    assert "1 shards, 2 videos, 0.01 hours" in stats
+    assert "split train: 2 videos" in stats
+    assert "audio: 1 videos, float16 [time, 40], 100 per second, 240.00 kB" in stats
+    main(["show", str(folder), "one"])
+    shown = capsys.readouterr().out
+    assert "2d: float16 [30, 6], 1 per second" in shown
+    assert "0.00 –     3.00" in shown
+
+
+def test_repack(folder, tmp_path, capsys):
+    (tmp_path / "ids.txt").write_text("two\n")
+    target = tmp_path / "new"
+    main(["repack", str(folder), str(target), "--videos", str(tmp_path / "ids.txt"), "--drop", "text"])
+    assert sorted(ShardSet(target).read("two").arrays) == ["2d"]
+    main(["repack", str(folder), str(tmp_path / "other"), "--add", f"2d={target}", "--audio", "8bit"])
+    assert "1 videos have no 2d" in capsys.readouterr().err
+    assert ShardSet(tmp_path / "other").read("one").arrays["audio"].dtype == "uint8"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["stats", "nowhere"], "no such folder"),
+        (["show", "{folder}", "three"], "no shard has a video three"),
+        (["repack", "{folder}", "new", "--add", "text"], "give it as"),
+        (["repack", "{folder}", "new", "--videos", "nowhere.txt"], r"nowhere\.txt: there is no such list"),
+    ],
+)
+def test_mistakes_are_one_line(folder, arguments, message):
+    with pytest.raises(InputError, match=message) as caught:
+        main([argument.format(folder=folder) for argument in arguments])
+    assert "\n" not in str(caught.value)
