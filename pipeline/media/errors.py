@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-MediaReason = Literal["corrupt", "timeout", "unsupported", "not_found"]
+MediaReason = Literal["corrupt", "timeout", "unsupported", "not_found", "unknown"]
 """``corrupt``: damaged or cut; ``timeout``: took longer than allowed; ``unsupported``: nothing in it can be decoded;
-``not_found``: there is no such file."""
+``not_found``: there is no such file; ``unknown``: FFmpeg itself died."""
 
 
 class MediaError(Exception):

@@ -13,6 +13,9 @@ from pipeline.media.ffmpeg import ffmpeg_binary
 PROBE_TIMEOUT = 60.0
 """Seconds for reading a header."""
 
+_PLAYLISTS = frozenset({"concat", "hls", "dash", "imf", "image2", "sdp"})
+"""Formats that would make FFmpeg open files that a downloaded file names."""
+_INPUT = re.compile(r"^Input #0, (.+), from '", re.MULTILINE)
 _STREAM = re.compile(r"^ {2,4}Stream #0:(?P<index>\d+)(?:\[0x[0-9a-f]+\])?(?:\([^)]*\))?: (?P<kind>\w+): (?P<rest>.*)$")
 _DURATION = re.compile(r"^ {2}Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)")
 _STREAM_DURATION = re.compile(r"^ {6}DURATION +: (\d+):(\d\d):(\d\d(?:\.\d+)?)")
@@ -96,8 +99,11 @@ def probe(path: str | Path) -> MediaInfo:
     except subprocess.TimeoutExpired:
         raise MediaError("timeout", f"{path}: its header was not read within {PROBE_TIMEOUT:.0f} s") from None
     text = result.stderr.decode("utf-8", "replace")
-    if not re.search(r"^Input #0, ", text, re.MULTILINE):
+    opened = _INPUT.search(text)
+    if opened is None:
         raise MediaError("corrupt", f"{path}: not a media file that FFmpeg can open ({_cause(text)})")
+    if not _PLAYLISTS.isdisjoint(opened[1].split(",")):
+        raise MediaError("unsupported", f"{path}: a list of other files ({opened[1]}), not a video")
     return parse_description(text)
 
 

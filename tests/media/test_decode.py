@@ -6,7 +6,6 @@ import pytest
 
 from pipeline.media.decode import FrameFormat, decode
 from pipeline.media.errors import MediaError
-from tests.conftest import VIDEOS, needs_shared
 from tests.media.clips import H264, make, pictures, tone
 
 FORMATS = {"2d": FrameFormat(rate=1, size=64), "3d": FrameFormat(rate=24, size=32, crop=True)}
@@ -71,22 +70,3 @@ def test_a_decoding_that_is_given_up_leaves_no_process(tmp_path: Path) -> None:
     assert set(Path("/proc/self/fd").iterdir()) == before
     with pytest.raises(StopIteration):
         next(decoding)
-
-
-@needs_shared
-@pytest.mark.parametrize(
-    ("name", "frames_2d", "frames_3d", "has_sound"),
-    [
-        ("flipping_a_pancake.mkv", 10, 248, True),
-        ("v_GGSY1Qvo990.mp4", 18, 434, True),
-        ("nasa_13013.mp4", 13, 312, True),
-        ("h265_10bits.mp4", 1, 24, False),
-        ("av1_video.mkv", 5, 120, False),
-        ("odd/corrupted.mp4", 5, 120, False),
-        ("odd/unordered.mov", 1, 3, False),
-        ("odd/video_90.mov", 1, 2, False),
-    ],
-)
-def test_real_files(name: str, frames_2d: int, frames_3d: int, has_sound: bool) -> None:
-    outputs = decode_all(VIDEOS / name)
-    assert (len(outputs["2d"]), len(outputs["3d"]), "audio" in outputs) == (frames_2d, frames_3d, has_sound)
