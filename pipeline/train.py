@@ -1,9 +1,10 @@
 """Trains a model on shards.
 
     python -m pipeline.train --recipe mft --shards shards/howto100m --run runs/mft
-    torchrun --nproc-per-node 4 -m pipeline.train --recipe mft --shards shards/howto100m --run runs/mft
+    torchrun --nproc-per-node 4 -m pipeline.train -- --recipe mft --shards shards/howto100m --run runs/mft
 
 Stop it whenever you like (Ctrl-C, SIGTERM, a crash): the same command continues from the run's last checkpoint.
+The ``--`` keeps torchrun from taking ``--run`` for an option of its own.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from pipeline.errors import InputError
 from pipeline.training import loop
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.logging import read_rows
-from tests.tiny_run import write_recipe, write_tiny_shards
+from tests.tiny_run import MCN, write_recipe, write_tiny_shards
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,35 @@ def test_kills_at_random_steps_change_no_loss(
         run_killed(monkeypatch, arguments, chance.randint(0, 2))
         train.main(arguments)
         assert losses(tmp_path / str(attempt)) == undisturbed
+
+
+def test_clusters_and_queue_survive_kills(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_recipe(tmp_path, **MCN)
+    arguments = ["--recipe", str(tmp_path / "tiny.yaml"), "--shards", str(folder / "shards"), "--run"]
+    train.main([*arguments, str(tmp_path / "undisturbed")])
+    undisturbed = losses(tmp_path / "undisturbed")
+    assert {"loss/cluster", "loss/reconstruction", "loss/tv"} <= set(undisturbed[0])
+    for attempt, after in enumerate((4, 7, 11)):
+        run_killed(monkeypatch, [*arguments, str(tmp_path / str(attempt))], after)
+        train.main([*arguments, str(tmp_path / str(attempt))])
+        assert losses(tmp_path / str(attempt)) == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["mft", "mcn"])
+def test_torchrun_trains_as_one_process(folder: Path, tmp_path: Path, model: str) -> None:
+    write_recipe(tmp_path, **(MCN if model == "mcn" else {}))
+    arguments = ["--recipe", str(tmp_path / "tiny.yaml"), "--shards", str(folder / "shards"), "--run"]
+    settings = ["--train.steps", "4", "--train.batch_norm", "synchronized", "--train.learning_rate", "1e-5"]
+    train.main([*arguments, str(tmp_path / "one"), *settings])
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command_line = [*torchrun, "-m", "pipeline.train", "--", *arguments, str(tmp_path / "two"), *settings]
+    subprocess.run(command_line, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert [row["step"] for row in two] == [1, 2, 3, 4]
+    for ours, expected in zip(two, one, strict=True):
+        assert ours == pytest.approx(expected, rel=1e-4)
+    assert two[0]["loss"] == pytest.approx(one[0]["loss"], rel=1e-6)
 
 
 def test_a_damaged_checkpoint_falls_back_loudly_to_the_one_before(

@@ -28,6 +28,19 @@ RECIPE = {
     "evaluate": {"batch_clips": 16},
 }  # fmt: skip
 
+MCN = {
+    **RECIPE,
+    "clips": {
+        "sampling": "mcn", "per_video": 4, "seconds": 4.0, "max_words": 6, "max_video_tokens": 0,
+        "max_audio_frames": 64, "misaligned_audio": False,
+    },
+    "model": {
+        "name": "mcn", "video_dim": 11, "text_dim": 5, "embed_dim": 16, "davenet": "small", "davenet_width": 4,
+        "reconstruction_dim": 6,
+    },
+    "loss": {"name": "mcn", "clusters": 5, "queue_size": 3},
+}  # fmt: skip
+
 
 def write_recipe(folder: Path, **changes: dict) -> Path:
     path = folder / "tiny.yaml"
