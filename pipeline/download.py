@@ -175,8 +175,7 @@ class Session:
 
     def videos(self) -> Iterator[Video]:
         """What there is to fetch, in the manifest's order."""
-        wanted = (video for video in self._manifest.videos(with_captions=False) if video.video_id not in self._skip)
-        return itertools.islice(wanted, self.total)
+        return itertools.islice(self._manifest.videos(with_captions=False, skip=self._skip), self.total)
 
     def record(self, row: LedgerRow) -> None:
         """Takes a row for the ledger; it is written within :data:`LEDGER_SECONDS`.

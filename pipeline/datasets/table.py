@@ -6,7 +6,7 @@ Every dataset ends in this one table (``docs/formats.md``), so that nothing afte
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -196,15 +196,19 @@ class Manifest:
         """Whole columns, for counting."""
         return self._file.read(columns=list(columns))
 
-    def videos(self, with_captions: bool = True) -> Iterator[Video]:
-        """The rows in order; without captions, ``captions`` is None and the file is read much faster."""
+    def videos(self, with_captions: bool = True, skip: Container[str] = ()) -> Iterator[Video]:
+        """The rows in order but for the ids in ``skip``.
+
+        Without captions, ``captions`` is None and the file is read much faster.
+        """
         # Captions are long: few rows at a time bound the memory of a row group of 4,096 videos.
         columns, rows = (SCHEMA.names, 256) if with_captions else (_PLAIN, ROW_GROUP)
         for batch in self._file.iter_batches(batch_size=rows, columns=columns):
             captions = _read_captions(batch.column("captions")) if with_captions else [None] * len(batch)
             plain = [batch.column(name).to_pylist() for name in _PLAIN]
             for values, own in zip(zip(*plain, strict=True), captions, strict=True):
-                yield Video(**dict(zip(_PLAIN, values, strict=True)), captions=own)
+                if values[0] not in skip:
+                    yield Video(**dict(zip(_PLAIN, values, strict=True)), captions=own)
 
     def captions(self, video_ids: Iterable[str]) -> dict[str, list[Caption] | None]:
         """Captions of some videos (None: not known); ids that the manifest does not have are absent."""

@@ -24,6 +24,7 @@ def test_what_is_written_is_read(tmp_path):
     assert (manifest.name, len(manifest), manifest.ids()) == ("a", 3, [video.video_id for video in VIDEOS])
     assert (summary.rows, summary.captions, summary.without_captions) == (3, 1, 1)
     assert [video.captions for video in manifest.videos(with_captions=False)] == [None] * 3
+    assert list(manifest.videos(skip={"nVbIUDjzWY4", "_97kyZVWVG0"})) == [VIDEOS[1]]
     assert pq.read_schema(tmp_path / "a.parquet").equals(SCHEMA)
 
 
