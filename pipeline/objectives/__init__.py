@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from functools import partial
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.config import LossSettings
 from pipeline.objectives.combinatorial import CombinatorialLoss, ContrastiveLoss
 from pipeline.objectives.contrastive import mil_nce, mms, norm_softmax
+from pipeline.objectives.multimodal import MultimodalLoss
 
-__all__ = ["CombinatorialLoss", "build_loss", "mil_nce", "mms", "norm_softmax"]
+__all__ = ["CombinatorialLoss", "MultimodalLoss", "build_loss", "mil_nce", "mms", "norm_softmax"]
 
 
-def build_loss(settings: LossSettings) -> nn.Module:
+def build_loss(settings: LossSettings) -> CombinatorialLoss | MultimodalLoss:
     """The loss; called on a model's outputs it gives the total and the terms by name.
+
+    MCN's holds clusters: it is in training or evaluation mode like a network, and its state belongs in checkpoints.
 
     Raises:
         InputError: weights of unknown terms, or none at all.
     """
+    if settings.name == "mcn":
+        return MultimodalLoss(
+            settings.margin,
+            settings.clusters,
+            settings.queue_size,
+            settings.cluster_weight,
+            settings.reconstruction_weight,
+        )
 
     def mil_nce_at_temperature(similarity: Tensor, present: Tensor | None) -> Tensor:
         return mil_nce(similarity / settings.temperature, present)

@@ -14,6 +14,12 @@ def cosine_similarity(first: Tensor, second: Tensor) -> Tensor:
         return F.normalize(first, dim=1, eps=1e-8) @ F.normalize(second, dim=1, eps=1e-8).T
 
 
+def dot_similarity(first: Tensor, second: Tensor) -> Tensor:
+    """Raw dot products, otherwise as :func:`cosine_similarity`."""
+    with torch.autocast(first.device.type, enabled=False):
+        return at_least_float32(first) @ at_least_float32(second).T
+
+
 def norm_softmax(similarity: Tensor, present: Tensor | None = None, temperature: float = 0.05) -> Tensor:
     """Normalised softmax in both directions, summed (*Everything at Once*, section 3.3).
 
@@ -57,7 +63,7 @@ def mil_nce(similarity: Tensor, present: Tensor | None = None) -> Tensor:
         logits = _blind(logits, present.view(1, -1, 1) & present.view(-1, 1, 1))
     positive = logits.diagonal().T.logsumexp(dim=1)
     against = torch.cat([logits, logits.transpose(0, 1)], dim=1).flatten(1).logsumexp(dim=1)
-    return _mean(against - positive, present)
+    return mean_over(against - positive, present)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -65,20 +71,21 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def mean_over(losses: Tensor, present: Tensor | None) -> Tensor:
+    """The mean of ``losses [n]`` over the samples that count, all without ``present``; 0 if none does."""
+    if present is None:
+        return losses.mean()
+    return torch.where(present, losses, 0).sum() / present.sum().clamp(min=1)
+
+
 def _softmax_both_ways(logits: Tensor, present: Tensor | None) -> Tensor:
     rows, columns = logits, logits.T
     if present is not None:
         rows, columns = _blind(rows, present), _blind(columns, present)
     forward, backward = (F.log_softmax(x, dim=1).diagonal() for x in (rows, columns))
-    return _mean(-(forward + backward), present)
+    return mean_over(-(forward + backward), present)
 
 
 def _blind(logits: Tensor, visible: Tensor) -> Tensor:
     # The lowest finite number, not -inf: a row that sees nothing at all must not turn into NaN.
     return logits.masked_fill(~visible, torch.finfo(logits.dtype).min)
-
-
-def _mean(losses: Tensor, present: Tensor | None) -> Tensor:
-    if present is None:
-        return losses.mean()
-    return torch.where(present, losses, 0).sum() / present.sum().clamp(min=1)
