@@ -33,6 +33,8 @@ from pipeline.shards.sample import Sample
 
 _STRIP = 8
 """Frames shown of the sample."""
+_SHOWN = ("t2v", "t2a", "t2va", "v2t", "a2t", "va2t")
+"""Directions drawn as bars; the table has all."""
 _STAGES = ("download", "extract")
 
 
@@ -84,7 +86,7 @@ def results_section(metrics: dict[str, Any]) -> Section:
         for name, row in retrieval.items()
     ]
     rows.append(["chance", *(_recall(chance[key]) if key in chance else "" for key in ("R1", "R5", "R10")), ""])
-    bars = [(_direction(name), row["R1"], _recall(row["R1"])) for name, row in retrieval.items()]
+    bars = [(_direction(name), row["R1"], _recall(row["R1"])) for name, row in retrieval.items() if name in _SHOWN]
     body = bar_chart(bars, reference=(chance["R1"], f"chance, {_recall(chance['R1'])}"))
     note = f"Recall at 1 on {metrics['clips']} held-out clips that training never saw."
     return Section("results", "Retrieval", body + "<h3>All figures</h3>" + table(header, rows), note)
@@ -204,7 +206,7 @@ def _caption_track(sample: Sample) -> str:
     spans = []
     for index, caption in enumerate(sample.captions):
         left, width = 100 * caption.start / length, 100 * (caption.end - caption.start) / length
-        place = f"left:{left:.2f}%;width:{min(width, 100 - left):.2f}%;top:{27 * (index % 2)}px"
+        place = f"left:{left:.2f}%;width:{min(width, 100 - left):.2f}%;top:{43 * (index % 2)}px"
         when = f"{caption.start:.1f}–{caption.end:.1f} s: {caption.text}"
         spans.append(f'<span style="{place}" title="{escape(when)}">{escape(caption.text)}</span>')
     axis = "".join(f"<span>{length * part / 4:.0f} s</span>" for part in range(5))

@@ -122,6 +122,8 @@ def test_a_browser_shows_the_page(project: Path, scheme: str) -> None:
         for width in (1000, 400):
             view.set_viewport_size({"width": width, "height": 800})
             assert view.evaluate("document.documentElement.scrollWidth") <= width
+        bar = view.locator(".bars i").first.bounding_box()
+        assert bar is not None and bar["width"] > 100 and bar["height"] > 10
         background = view.evaluate("getComputedStyle(document.body).backgroundColor")
         brightness = sum(map(int, background.removeprefix("rgb(").removesuffix(")").split(",")))
         assert (brightness > 600) == (scheme == "light")
