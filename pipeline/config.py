@@ -150,6 +150,10 @@ class ModelSettings:
     """Whether sound is left out."""
     reconstruction_dim: int | None = None
     """Hidden units of MCN's reconstruction heads; null: none."""
+    cluster_classes: int | None = None
+    """Outputs of MCN's optional cluster head, which is clustered instead of the embeddings; null: none."""
+    cluster_projection_dim: int | None = None
+    """Width of the optional projection before the cluster head; null: none."""
 
 
 @dataclass
@@ -166,6 +170,8 @@ class LossSettings:
         default_factory=lambda: {"tv": 1.0, "ta": 0.1, "va": 0.1, "t_va": 0.1, "v_ta": 0.1, "a_tv": 0.1}
     )
     """Weight of each term of the combinatorial loss."""
+    contrast: Literal["pairs", "text_to_sum"] = "pairs"
+    """What ``mcn`` contrasts: all pairs, or, to fine-tune for retrieval, text with the sum of video and sound."""
     clusters: int = 256
     """Centroids of ``mcn``; 0: no clustering."""
     queue_size: int = 20

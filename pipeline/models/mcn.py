@@ -82,6 +82,8 @@ class MCN(nn.Module):
             self.recon_v = _reconstruction(dim, hidden, settings.video_dim)
             self.recon_a = _reconstruction(dim, hidden, audio_dim)
             self.recon_t = _reconstruction(dim, hidden, dim)
+        if settings.cluster_classes is not None:
+            self._add_cluster_head(dim, settings.cluster_projection_dim, settings.cluster_classes)
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Embeds a batch of clips.
@@ -96,9 +98,10 @@ class MCN(nn.Module):
         Returns:
             ``video_embed``, ``audio_embed``, ``text_embed`` ``[batch, embed dim]``, or ``ta_embed`` for the last two
             in the fused form; bool ``[batch]`` ``video_nonempty_input_mask``, ...: which clips have the modality;
-            with reconstruction heads ``reconstruction [batch]``, their mean squared errors, summed; with
-            ``video_index``, bool ``[batch]`` ``enters_queue``: the clip is in the first half of its video's. In eval
-            mode also the sums ``t+v_embed``, ``t+a_embed``, ``v+a_embed``.
+            with reconstruction heads ``reconstruction [batch]``, their mean squared errors, summed; with a cluster
+            head ``video_cluster [batch, classes]``, ...; with ``video_index``, bool ``[batch]`` ``enters_queue``: the
+            clip is in the first half of its video's. In eval mode also the sums ``t+v_embed``, ``t+a_embed``,
+            ``v+a_embed``.
         """
         dtype = self.DAVEnet_projection.weight.dtype
         outputs = {f"{name}_nonempty_input_mask": _present(batch, name) for name in self.modalities}
@@ -117,6 +120,8 @@ class MCN(nn.Module):
             outputs["text_embed"] = self.GU_text_captions(targets["text"])
         if self.settings.reconstruction_dim is not None:
             outputs["reconstruction"] = self._reconstruction_error(outputs, targets)
+        if self.settings.cluster_classes is not None:
+            outputs |= {f"{name}_cluster": self._cluster_scores(outputs[f"{name}_embed"]) for name in self.modalities}
         if "video_index" in batch:
             outputs["enters_queue"] = _first_half_of_each_run(batch["video_index"])
         if not self.training:
@@ -124,6 +129,24 @@ class MCN(nn.Module):
                 total = outputs[f"{first}_embed"] + outputs[f"{second}_embed"]
                 outputs[f"{first[0]}+{second[0]}_embed"] = total
         return outputs
+
+    def _add_cluster_head(self, dim: int, projection_dim: int | None, classes: int) -> None:
+        if projection_dim is None:
+            self.classification = nn.Linear(dim, classes, bias=False)
+            # The published program holds two more heads that it never calls.
+            self.classification2 = nn.Linear(dim, classes, bias=False).requires_grad_(False)
+            self.classification3 = nn.Linear(dim, classes, bias=False).requires_grad_(False)
+            return
+        hidden = dim // 8
+        self.projection_head = nn.Sequential(
+            nn.Linear(dim, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, projection_dim)
+        )
+        self.classification = nn.Linear(projection_dim, classes, bias=False)
+
+    def _cluster_scores(self, embedding: Tensor) -> Tensor:
+        if self.settings.cluster_projection_dim is not None:
+            embedding = self.projection_head(embedding)
+        return self.classification(F.normalize(embedding, dim=1))
 
     def _pool_audio(self, spectrogram: Tensor, frames: Tensor) -> Tensor:
         """The mean over time: in training over all of it, in evaluation over the real part, as published."""
@@ -144,8 +167,12 @@ class MCN(nn.Module):
 
 
 def _check(settings: ModelSettings) -> None:
-    if settings.reconstruction_dim is not None and settings.name not in ("mcn", "avlnet_text_tri"):
+    if settings.reconstruction_dim is not None and settings.name != "mcn":
         raise InputError(f"model.reconstruction_dim is for mcn: {settings.name} has no reconstruction heads")
+    if settings.cluster_classes is not None and settings.name != "mcn":
+        raise InputError(f"model.cluster_classes is for mcn: {settings.name} has no cluster head")
+    if settings.cluster_projection_dim is not None and settings.cluster_classes is None:
+        raise InputError("model.cluster_projection_dim needs model.cluster_classes")
     if settings.name == "avlnet_text_fused" and settings.embed_dim % 2:
         raise InputError(f"model.embed_dim {settings.embed_dim} has to be even: sound and text take half of it each")
 

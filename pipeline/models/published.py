@@ -127,8 +127,12 @@ def _mcn_settings(weights: Mapping[str, Tensor], name: str | None) -> dict[str, 
     }
     if has_text:
         read["text_dim"] = weights["text_pooling_caption.fc.weight"].shape[1]
-    if read["name"] == "avlnet_text_tri" and (has_reconstruction or name == "mcn"):
-        # Without its reconstruction heads MCN has the weights of AVLnet-Text-Tri: only the caller knows.
+    if "classification.weight" in weights:
+        read["cluster_classes"] = weights["classification.weight"].shape[0]
+        if "projection_head.3.weight" in weights:
+            read["cluster_projection_dim"] = weights["projection_head.3.weight"].shape[0]
+    if read["name"] == "avlnet_text_tri" and (has_reconstruction or "cluster_classes" in read or name == "mcn"):
+        # Without its heads MCN has the weights of AVLnet-Text-Tri: only the caller knows.
         read["name"] = "mcn"
     return read
 

@@ -29,6 +29,7 @@ def build_loss(settings: LossSettings) -> CombinatorialLoss | MultimodalLoss:
             settings.queue_size,
             settings.cluster_weight,
             settings.reconstruction_weight,
+            settings.contrast,
         )
 
     def mil_nce_at_temperature(similarity: Tensor, present: Tensor | None) -> Tensor:

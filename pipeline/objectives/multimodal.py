@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import combinations
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,13 +28,21 @@ class MultimodalLoss(nn.Module):
         queue_size: batches in the queue that k-means runs over.
         cluster_weight: weight of the clustering term.
         reconstruction_weight: weight of the reconstruction term, where the model has one.
+        contrast: ``pairs``, or ``text_to_sum``: text with the sum of video and sound, as AVLnet-Text-Tri is fine-tuned.
     """
 
     def __init__(
-        self, margin: float, clusters: int, queue_size: int, cluster_weight: float, reconstruction_weight: float
+        self,
+        margin: float,
+        clusters: int,
+        queue_size: int,
+        cluster_weight: float,
+        reconstruction_weight: float,
+        contrast: Literal["pairs", "text_to_sum"] = "pairs",
     ) -> None:
         super().__init__()
         self.margin = margin
+        self.contrast = contrast
         self.clustering = OnlineClustering(clusters, queue_size) if clusters > 0 else None
         self.cluster_weight = cluster_weight
         self.reconstruction_weight = reconstruction_weight
@@ -65,6 +74,8 @@ class MultimodalLoss(nn.Module):
             # AVLnet-Text-Fused: text and sound have one embedding.
             present = _present(outputs, "text", "audio", "video")
             return {"v_ta": mms(dot_similarity(outputs["ta_embed"], outputs["video_embed"]), present, self.margin)}
+        if self.contrast == "text_to_sum":
+            return {"t_va": self._text_to_sum(outputs)}
         terms = {}
         for first, second in combinations([name for name in _MODALITIES if f"{name}_embed" in outputs], 2):
             similarity = dot_similarity(outputs[f"{first}_embed"], outputs[f"{second}_embed"])
@@ -72,6 +83,12 @@ class MultimodalLoss(nn.Module):
         if not terms:
             raise InputError("the model gives no two embeddings to contrast")
         return terms
+
+    def _text_to_sum(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        if any(f"{name}_embed" not in outputs for name in _MODALITIES):
+            raise InputError("loss.contrast text_to_sum needs a model with text, video and sound")
+        similarity = dot_similarity(outputs["text_embed"], outputs["video_embed"] + outputs["audio_embed"])
+        return mms(similarity, _present(outputs, *_MODALITIES), self.margin)
 
     def _cluster(self, outputs: Mapping[str, Tensor], clustering: OnlineClustering) -> Tensor:
         embeddings = {

@@ -42,10 +42,12 @@ FORMS = {
 }
 MCN_SIZES = {"video_dim": 6, "embed_dim": 8, "davenet": "small", "davenet_width": 2}
 MCN_FORMS = {
-    "mcn": {"reconstruction_dim": 3, "text_dim": 5},
-    "avlnet": {},
-    "avlnet_text_tri": {"text_dim": 5},
-    "avlnet_text_fused": {"text_dim": 5},
+    "mcn": {"name": "mcn", "reconstruction_dim": 3, "text_dim": 5},
+    "mcn with a cluster head": {"name": "mcn", "cluster_classes": 9, "text_dim": 5},
+    "mcn with a projected cluster head": {"name": "mcn", "cluster_classes": 9, "cluster_projection_dim": 4},
+    "avlnet": {"name": "avlnet"},
+    "avlnet_text_tri": {"name": "avlnet_text_tri", "text_dim": 5},
+    "avlnet_text_fused": {"name": "avlnet_text_fused", "text_dim": 5},
 }
 
 
@@ -68,7 +70,7 @@ def test_every_form_of_mft_comes_back_from_its_published_layout(form, tmp_path):
 
 @pytest.mark.parametrize("form", MCN_FORMS)
 def test_every_form_of_mcn_comes_back_from_its_plain_state_dict(form, tmp_path):
-    settings = ModelSettings(name=form, **MCN_SIZES | MCN_FORMS[form])
+    settings = ModelSettings(**MCN_SIZES | MCN_FORMS[form])
     model = build_model(settings)
     save_published(model, tmp_path / "e15.pth")
     loaded = load_published(tmp_path / "e15.pth")

@@ -7,7 +7,7 @@ import torch
 
 from pipeline.config import LossSettings, ModelSettings
 from pipeline.errors import InputError
-from pipeline.objectives import build_loss
+from pipeline.objectives import build_loss, mms
 from pipeline.objectives.clustering import OnlineClustering, cluster_contrast
 from pipeline.objectives.kmeans import assign, first_centroids, kmeans
 from tests.conftest import needs_shared
@@ -174,3 +174,22 @@ def test_a_clip_without_sound_is_fused_and_drawn_without_it():
 def test_outputs_without_a_pair_are_refused():
     with pytest.raises(InputError, match="no two embeddings"):
         build_loss(LossSettings(name="mcn", clusters=0))({"video_embed": torch.zeros(2, 3)})
+
+
+def test_text_can_be_contrasted_with_the_sum_of_the_others():
+    outputs = _outputs()
+    total, terms = build_loss(LossSettings(name="mcn", clusters=0, contrast="text_to_sum"))(outputs)
+    similarity = outputs["text_embed"] @ (outputs["video_embed"] + outputs["audio_embed"]).T
+    assert set(terms) == {"t_va"}
+    torch.testing.assert_close(total, mms(similarity))
+
+
+def test_a_cluster_head_is_clustered_instead_of_the_embeddings():
+    outputs = _outputs()
+    heads = {f"{name}_cluster": value for name, value in _outputs(seed=9).items() if name.endswith("_embed")}
+    renamed = {name.replace("_embed_cluster", "_cluster"): value for name, value in heads.items()}
+    settings = LossSettings(name="mcn", clusters=4, queue_size=2)
+    with_heads = build_loss(settings)({**outputs, **renamed})[1]
+    of_heads = build_loss(settings)(_outputs(seed=9))[1]
+    torch.testing.assert_close(with_heads["cluster"], of_heads["cluster"])
+    torch.testing.assert_close(with_heads["tv"], build_loss(settings)(outputs)[1]["tv"])
