@@ -64,8 +64,8 @@ class ExtractSettings:
     """Dimensions of the vectors when they are trained on the corpus."""
     normalize: bool = False
     """Whether features are L2-normalised before they are stored."""
-    batch_size: int = 32
-    """Frames or clips that a backbone sees at once."""
+    batch_size: int | None = None
+    """Frames or clips that a backbone sees at once; null: 32 on a GPU, 1 on a CPU, which more does not make faster."""
     timeout: float = 3600.0
     """Seconds for one video; more is the failure ``timeout``."""
     shard_bytes: int = 1_000_000_000
@@ -81,12 +81,13 @@ class ExtractSettings:
 class ClipSettings:
     """How training clips are drawn from a video and what they hold."""
 
-    sampling: Literal["mft", "mcn"] = "mft"
-    """``mft``: random windows of ``seconds``. ``mcn``: windows that grow around captions."""
+    sampling: Literal["mft", "mcn", "caption"] = "mft"
+    """``mft``: random windows of ``seconds``. ``mcn``: windows that grow around captions. ``caption``: captions' own
+    windows, for fine-tuning on the clips of a benchmark."""
     per_video: int = 10
     """Clips drawn from each video."""
     seconds: float = 8.0
-    """Length of an ``mft`` window, least length of an ``mcn`` one."""
+    """Length of an ``mft`` window, least length of an ``mcn`` one. A ``caption`` window is as long as it is."""
     misaligned_audio: bool = True
     """Whether the sound starts half a window late, so that speech does not give the text away."""
     max_words: int = 20

@@ -124,15 +124,15 @@ def training_clips(
         generator: decides all there is to decide.
 
     Raises:
-        ValueError: ``mcn`` sampling of a video without captions.
+        ValueError: the sampling needs captions and the video has none.
     """
-    if settings.sampling == "mcn":
+    if settings.sampling != "mft":
         if not starts:
-            raise ValueError("a clip cannot grow around a caption where there is none")
-        indices = generator.integers(len(starts), size=settings.per_video)
-        return [
-            caption_clip(starts, ends, int(index), settings.seconds, settings.misaligned_audio) for index in indices
-        ]
+            raise ValueError("a clip cannot be taken around a caption where there is none")
+        indices = [int(index) for index in generator.integers(len(starts), size=settings.per_video)]
+        if settings.sampling == "caption":
+            return [whole_clip(starts[index], ends[index], index) for index in indices]
+        return [caption_clip(starts, ends, index, settings.seconds, settings.misaligned_audio) for index in indices]
     room = max(0.0, available - settings.seconds)
     return [
         random_clip(starts, ends, float(share) * room, settings.seconds, settings.misaligned_audio)
@@ -141,7 +141,7 @@ def training_clips(
 
 
 def whole_clip(start: float, end: float, caption: int) -> Clip:
-    """The clip of a benchmark: a caption's own window, with its own sound."""
+    """The clip of a benchmark: a caption's own window, with its own words and sound."""
     return Clip(start, end, (caption,), time_to_frame(start), time_to_frame(end))
 
 

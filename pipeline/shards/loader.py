@@ -245,11 +245,11 @@ def _usable(shards: ShardSet, clips: ClipSettings, split: str | None) -> NDArray
     usable = np.ones(len(shards), bool)
     if split is not None:
         usable &= np.asarray(pc.equal(table["split"], split).to_numpy(), bool)
-    if clips.sampling == "mcn":
+    if clips.sampling != "mft":
         usable &= table["captions"].to_numpy() > 0
     if not usable.any():
         found = ", ".join(sorted(pc.unique(table["split"]).to_pylist()))
-        with_captions = " with captions" if clips.sampling == "mcn" else ""
+        with_captions = " with captions" if clips.sampling != "mft" else ""
         raise InputError(f"{shards.folder}: no video of split {split}{with_captions}; it has the splits {found}")
     return np.flatnonzero(usable)
 

@@ -135,6 +135,16 @@ def test_a_video_shorter_than_a_window_starts_at_zero():
     assert {(clip.start, clip.end) for clip in drawn} == {(0.0, 8.0)}
 
 
+def test_clips_of_a_benchmark_are_the_captions_own_windows():
+    settings = ClipSettings(sampling="caption", per_video=50)
+    drawn = clips.training_clips(STARTS, ENDS, 60, settings, np.random.default_rng(0))
+    assert {clip.captions for clip in drawn} == {(0,), (1,), (2,)}
+    for clip in drawn:
+        (index,) = clip.captions
+        assert (clip.start, clip.end) == (STARTS[index], ENDS[index])
+        assert clip.audio_first == clips.time_to_frame(clip.start)
+
+
 def test_mcn_clips_last_ten_seconds_around_captions():
     starts = [float(second) for second in range(0, 100, 3)]
     ends = [start + 2 for start in starts]

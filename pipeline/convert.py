@@ -1,0 +1,180 @@
+"""Features of other programs into shards, and shards back.
+
+    python -m pipeline.convert npz features/ --captions caption.pickle --shards shards/howto100m
+    python -m pipeline.convert npy feat_s3d/ --modality 3d --rate-3d 1 --captions caption.json --shards shards/s3d
+    python -m pipeline.convert pkl train=youcook_train.pkl test=youcook_val.pkl --shards shards/youcook2
+    python -m pipeline.convert to-npz shards/mft features/
+    python -m pipeline.convert to-pkl shards/youcook2 youcook_val.pkl --split test
+
+It can be stopped and started again. Of a pickle only arrays, tensors and plain containers are read.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.cli import console, progress_bar, run_verb, verb_parser
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from pipeline.shards.foreign.features import Foreign
+    from pipeline.shards.writer import ShardWriter
+    from pipeline.text.words import WordVectors
+
+_MOST_SHOWN = 20
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the verb."""
+    parser = verb_parser(__doc__)
+    actions = parser.add_subparsers(dest="action", required=True)
+    npz = actions.add_parser("npz", help="trees of <id>_2d.npz, <id>_3d.npz, <id>_spec.npz (MCN, MFT, AVLnet)")
+    npy = actions.add_parser("npy", help="trees of <id>.npy, one array per video (HowTo100M)")
+    for action in (npz, npy):
+        action.add_argument("folders", type=Path, nargs="+", help="where the files are, at any depth")
+        action.add_argument("--captions", type=Path, help="caption.pickle or caption.json; default: no captions")
+        action.add_argument("--list", type=Path, help="CSV of the videos to take (column path or video_id)")
+        action.add_argument("--split", default="train", help="what the videos are for; default: train")
+    npy.add_argument("--modality", choices=["2d", "3d"], default="2d", help="what the arrays are; default: 2d")
+    pkl = actions.add_parser("pkl", help="clips of YouCook2 and MSR-VTT in one file (MCN, MFT)")
+    pkl.add_argument("files", nargs="+", metavar="SPLIT=FILE", help="train=FILE, test=FILE")
+    pkl.add_argument("--complete", action="store_true", help="leave out clips that lack what others have, as MFT does")
+    for action in (npz, npy, pkl):
+        action.add_argument("--shards", type=Path, required=True, help="folder for the shards, shards/<name>")
+        action.add_argument(
+            "--words", default="word2vec-google-news-300", help="word vectors: a gensim name, a file, or corpus"
+        )
+        action.add_argument("--word-dim", type=int, default=300, help="dimensions of vectors of the corpus")
+        action.add_argument("--rate-2d", type=float, default=1.0, help="2D features per second; default: 1")
+        action.add_argument("--rate-3d", type=float, default=1.5, help="3D features per second; default: 1.5")
+        action.add_argument("--shard-bytes", type=int, default=1_000_000_000, help="size of a shard; default: 1e9")
+    to_npz = actions.add_parser("to-npz", help="write such a tree, with lists and caption.pickle")
+    to_pkl = actions.add_parser("to-pkl", help="write the captions of a split as clips of one file")
+    for action in (to_npz, to_pkl):
+        action.add_argument("shards", type=Path, help="shards/<name>")
+        action.add_argument("target", type=Path, help="what to write")
+    to_pkl.add_argument("--split", default="test", help="default: test")
+    arguments = parser.parse_args(argv)
+    {"npz": _from_tree, "npy": _from_tree, "pkl": _from_pickles, "to-npz": _to_tree, "to-pkl": _to_pickle}[
+        arguments.action
+    ](arguments)
+
+
+def _from_tree(arguments: argparse.Namespace) -> None:
+    from pipeline.shards.foreign.npz_tree import find_files, read_captions, read_list, read_tree
+
+    npy = arguments.modality if arguments.action == "npy" else None
+    wanted = read_list(arguments.list) if arguments.list is not None else None
+    captions = read_captions(arguments.captions)
+    ids = [id for id in find_files(arguments.folders, npy) if wanted is None or id in wanted]
+    texts = (caption.text for video_id in ids for caption in captions(video_id) or [])
+    words = _words(arguments, texts)
+
+    def found(writer: ShardWriter, refused: Callable[[str], None]) -> Iterator[Foreign]:
+        done = writer.completed
+
+        def skip(video_id: str) -> bool:
+            return video_id in done or (wanted is not None and video_id not in wanted)
+
+        return read_tree(arguments.folders, captions, arguments.split, npy, refused, skip)
+
+    _write(arguments, words, found, len(ids))
+
+
+def _from_pickles(arguments: argparse.Namespace) -> None:
+    from pipeline.shards.foreign.benchmark_pickle import read_clips
+
+    files = [item.partition("=")[::2] for item in arguments.files]
+    for split, name in files:
+        if not split or not name:
+            raise InputError(f"{split or name}: give each file with its split, such as test=youcook_val.pkl")
+
+    def clips(refused: Callable[[str], None]) -> Iterator[Foreign]:
+        for split, name in files:
+            yield from read_clips(Path(name), split, arguments.complete, refused)
+
+    texts = [text for clip in clips(lambda message: None) for text in clip.texts]
+    words = _words(arguments, iter(texts))
+
+    def found(writer: ShardWriter, refused: Callable[[str], None]) -> Iterator[Foreign]:
+        done = writer.completed
+        return (clip for clip in clips(refused) if clip.video_id not in done)
+
+    _write(arguments, words, found, None)
+
+
+def _words(arguments: argparse.Namespace, texts: Iterator[str]) -> WordVectors:
+    """The folder's word vectors, made from the captions where they are not there yet."""
+    from pipeline.text.words import WordVectors, build_word_vectors
+
+    path = arguments.shards / "words.parquet"
+    if not path.exists():
+        arguments.shards.mkdir(parents=True, exist_ok=True)
+        build_word_vectors(arguments.words, texts, arguments.word_dim).save(path)
+    return WordVectors.load(path)
+
+
+def _write(
+    arguments: argparse.Namespace,
+    words: WordVectors,
+    found: Callable[[ShardWriter, Callable[[str], None]], Iterator[Foreign]],
+    total: int | None,
+) -> None:
+    from pipeline.shards.foreign.features import FeatureRates, to_sample
+    from pipeline.shards.writer import ShardWriter
+
+    rates = FeatureRates(arguments.rate_2d, arguments.rate_3d)
+    refused: list[str] = []
+    with ShardWriter(arguments.shards, arguments.shards.name, "convert", arguments.shard_bytes) as writer:
+        before = len(writer.completed)
+        with progress_bar() as bar:
+            task = bar.add_task("convert", total=total, completed=before)
+            for foreign in found(writer, refused.append):
+                try:
+                    writer.add(to_sample(foreign, words.ids, rates))
+                except ValueError as error:
+                    refused.append(str(error))
+                bar.advance(task)
+        written = len(writer.completed) - before
+    for message in refused[:_MOST_SHOWN]:
+        print(message)
+    if len(refused) > _MOST_SHOWN:
+        print(f"... and {len(refused) - _MOST_SHOWN:,} more")
+    console.print(
+        f"convert: {written:,} written, {before:,} were there, {len(refused):,} refused → {arguments.shards}",
+        soft_wrap=True,
+    )
+
+
+def _to_tree(arguments: argparse.Namespace) -> None:
+    from pipeline.shards.foreign.npz_tree import write_tree
+    from pipeline.shards.reader import ShardSet
+
+    shards = ShardSet(arguments.shards)
+    with progress_bar() as bar:
+        task = bar.add_task("convert", total=len(shards))
+        lists, incomplete = write_tree(shards, arguments.target, lambda: bar.advance(task))
+    for split, count in lists.items():
+        console.print(f"convert: {count:,} videos → {arguments.target / split}.csv", soft_wrap=True)
+    if incomplete:
+        console.print(f"{len(incomplete):,} videos lack a modality and are in no list, such as {incomplete[0]}")
+
+
+def _to_pickle(arguments: argparse.Namespace) -> None:
+    from pipeline.shards.foreign.benchmark_pickle import write_clips
+    from pipeline.shards.reader import ShardSet
+
+    shards = ShardSet(arguments.shards)
+    with progress_bar() as bar:
+        task = bar.add_task("convert", total=len(shards))
+        clips = write_clips(shards, arguments.target, arguments.split, lambda: bar.advance(task))
+    if not clips:
+        raise InputError(f"{arguments.shards}: no captions in split {arguments.split}; {arguments.target} is empty")
+    console.print(f"convert: {clips:,} clips → {arguments.target}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    run_verb(main)

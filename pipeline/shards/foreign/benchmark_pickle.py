@@ -1,0 +1,124 @@
+"""The ``.pkl`` files of clips that MCN and MFT evaluate on: YouCook2 and MSR-VTT.
+
+A list of dictionaries, one per clip: ``id``; ``2d`` and ``3d`` features, pooled over time in the YouCook2 files, whose
+sequences are ``2d_full`` and ``3d_full``; ``audio`` ``[40, frames]``; ``caption``, a text or the list of a clip's
+texts; ``eval_caption``, the one of these that the test asks for. Some entries lack some keys.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+from pipeline.shards.clips import feature_window, time_to_frame
+from pipeline.shards.foreign.features import Foreign, time_first
+from pipeline.shards.foreign.unpickle import read_arrays
+from pipeline.shards.reader import ShardSet
+from pipeline.shards.sample import Sample, to_decibels
+from pipeline.types import Caption, Modality
+
+_KEYS: dict[Modality, tuple[str, ...]] = {"2d": ("2d_full", "2d"), "3d": ("3d_full", "3d"), "audio": ("audio",)}
+
+
+def read_clips(
+    path: Path, split: str, complete: bool = False, refused: Callable[[str], None] = lambda message: None
+) -> Iterator[Foreign]:
+    """The clips of a file, in its order; each becomes a video of its own.
+
+    Where there are several texts, a ``test`` split takes ``eval_caption`` and any other all of ``caption``. An id that
+    comes again (YouCook2's are those of videos) gets its number behind a dot.
+
+    Args:
+        path: the ``.pkl`` file.
+        split: what its clips are for.
+        complete: leave out clips that lack a modality which the file has, as the published evaluation does.
+        refused: told of each clip, or array, that is left out.
+
+    Raises:
+        InputError: the file is not there, holds what a pickle should not, or is no such list.
+    """
+    entries = read_arrays(path)
+    if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
+        raise InputError(f"{path}: not a list of clips, each a dictionary")
+    seen: Counter[str] = Counter()
+    modalities = {modality for modality, keys in _KEYS.items() if any(keys[0] in entry for entry in entries)}
+    for place, entry in enumerate(entries):
+        video_id = _id(entry.get("id", place))
+        seen[video_id] += 1
+        if seen[video_id] > 1:
+            video_id = f"{video_id}.{seen[video_id] - 1}"
+        lacking = sorted(modality for modality in modalities if _KEYS[modality][0] not in entry)
+        if complete and lacking:
+            refused(f"{path}: clip {place} ({video_id}) is left out, it has no {', '.join(lacking)}")
+            continue
+        arrays: dict[Modality, NDArray[Any]] = {}
+        for modality, keys in _KEYS.items():
+            key = next((key for key in keys if entry.get(key) is not None), None)
+            if key is not None:
+                try:
+                    arrays[modality] = time_first(modality, entry[key])
+                except ValueError as error:
+                    refused(f"{path}: clip {place} ({video_id}): {key} is left out: {error}")
+        yield Foreign(video_id, arrays, None, _texts(entry, split), split, path.name)
+
+
+def _id(value: Any) -> str:
+    cleaned = re.sub(r"[^A-Za-z0-9_-]", "_", str(value))[:48]
+    return cleaned or "_"
+
+
+def _texts(entry: Mapping[str, Any], split: str) -> list[str]:
+    captions = entry.get("caption")
+    if split == "test" and entry.get("eval_caption") is not None:
+        captions = entry["eval_caption"]
+    if captions is None:
+        return []
+    return [str(text) for text in ([captions] if isinstance(captions, str) else captions)]
+
+
+def write_clips(shards: ShardSet, path: Path, split: str, progress: Callable[[], None] = lambda: None) -> int:
+    """Writes the captions of a split as clips of such a file, which the published programs read.
+
+    Returns:
+        how many clips it has.
+    """
+    entries: list[dict[str, Any]] = []
+    for video_id in shards.ids:
+        sample = shards.read(video_id, arrays=False)
+        if sample.split == split and sample.captions:
+            sample = shards.read(video_id, check=True)
+            entries += [_entry(sample, index, caption) for index, caption in enumerate(sample.captions)]
+        progress()
+    beside = path.with_name(path.name + ".part")
+    with beside.open("wb") as file:
+        pickle.dump(entries, file, protocol=4)
+    beside.replace(path)
+    return len(entries)
+
+
+def _entry(sample: Sample, index: int, caption: Caption) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "id": f"{sample.video_id}_{index}",
+        "caption": caption.text,
+        "eval_caption": caption.text,
+    }
+    for modality in ("2d", "3d"):
+        if modality in sample.arrays:
+            array = sample.arrays[modality]
+            first, stop = feature_window(caption.start, caption.end, sample.rates[modality], len(array))
+            if stop > first:
+                entry[f"{modality}_full"] = np.array(array[first:stop], np.float32)
+                entry[modality] = entry[f"{modality}_full"].max(axis=0)
+    if "audio" in sample.arrays:
+        frames = to_decibels(sample.arrays["audio"])[time_to_frame(caption.start) : time_to_frame(caption.end)]
+        entry["audio"] = torch.from_numpy(np.ascontiguousarray(frames.T, np.float32))
+    return entry

@@ -1,0 +1,203 @@
+"""Trees of one file per video and modality, as the published programs of MCN, MFT and AVLnet read them.
+
+``<path>/<id>_2d.npz`` and ``_3d.npz`` with ``features [time, width]``, ``_spec.npz`` with ``arr_0 [40, frames]``; a CSV
+with the column ``path``, whose last part is the id; ``caption.pickle``, a dictionary of ``start``, ``end`` and ``text``
+lists by id. Also HowTo100M's ``<id>.npy``, one array per video.
+"""
+
+from __future__ import annotations
+
+import csv
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.datasets.generic import captions_of
+from pipeline.datasets.jsonfile import LargeObject
+from pipeline.errors import InputError
+from pipeline.shards.foreign.features import Foreign, time_first
+from pipeline.shards.foreign.unpickle import read_arrays
+from pipeline.shards.reader import ShardSet
+from pipeline.shards.sample import to_decibels
+from pipeline.types import Caption, Modality
+
+_SUFFIXES: dict[str, Modality] = {"_2d.npz": "2d", "_3d.npz": "3d", "_spec.npz": "audio"}
+_ENDINGS: dict[Modality, tuple[str, str]] = {
+    "2d": ("_2d.npz", "features"),
+    "3d": ("_3d.npz", "features"),
+    "audio": ("_spec.npz", "arr_0"),
+}
+
+CaptionSource = Callable[[str], "list[Caption] | None"]
+
+
+def read_captions(path: Path | None) -> CaptionSource:
+    """Captions by video id, from ``caption.pickle`` or ``caption.json``; None: no video has any.
+
+    Raises:
+        InputError: the file is not there, or not such a dictionary.
+    """
+    if path is None:
+        return lambda video_id: None
+    source: Any = LargeObject(path) if path.suffix == ".json" else read_arrays(path)
+    if not isinstance(source, LargeObject) and not isinstance(source, Mapping):
+        raise InputError(f"{path}: not captions by video id but a {type(source).__name__}")
+
+    def captions(video_id: str) -> list[Caption] | None:
+        try:
+            return captions_of(source.get(video_id))
+        except (TypeError, ValueError, KeyError) as error:
+            raise InputError(
+                f"{path}: the captions of {video_id} are not lists of start, end and text ({error})"
+            ) from None
+
+    return captions
+
+
+def read_tree(
+    folders: list[Path],
+    captions: CaptionSource,
+    split: str,
+    npy: Modality | None,
+    refused: Callable[[str], None],
+    skip: Callable[[str], bool] = lambda video_id: False,
+) -> Iterator[Foreign]:
+    """The videos of one or several trees, by id.
+
+    Args:
+        folders: where the files are, at any depth.
+        captions: see :func:`read_captions`.
+        split: what the videos are for.
+        npy: the modality of ``<id>.npy`` files; None: there are none.
+        refused: told of each file that cannot be read; its video comes without it.
+        skip: videos that are not wanted.
+
+    Raises:
+        InputError: see :func:`find_files`.
+    """
+    files = find_files(folders, npy)
+    for video_id in sorted(files):
+        if skip(video_id):
+            continue
+        arrays: dict[Modality, NDArray[Any]] = {}
+        for modality, path in files[video_id].items():
+            try:
+                arrays[modality] = time_first(modality, _load(path))
+            except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+                refused(f"{path}: {' '.join(str(error).split())}")
+        if arrays:
+            yield Foreign(video_id, arrays, captions(video_id) or [], split=split, origin=str(folders[0].name))
+
+
+def find_files(folders: list[Path], npy: Modality | None) -> dict[str, dict[Modality, Path]]:
+    """The files of each video and modality.
+
+    Raises:
+        InputError: a folder is not there, or there is no such file at all.
+    """
+    files: dict[str, dict[Modality, Path]] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"{folder}: there is no such folder of features")
+        for path in sorted(folder.rglob("*.np[yz]")):
+            for suffix, modality in _SUFFIXES.items():
+                if path.name.endswith(suffix):
+                    files.setdefault(path.name.removesuffix(suffix), {}).setdefault(modality, path)
+            if npy is not None and path.suffix == ".npy":
+                # HowTo100M's are named after the video's file: <id>.mp4.npy
+                files.setdefault(path.name.partition(".")[0], {}).setdefault(npy, path)
+    if not files:
+        names = ", ".join(f"<id>{suffix}" for suffix in (*_SUFFIXES, *([".npy"] if npy else [])))
+        raise InputError(f"{', '.join(map(str, folders))}: holds no {names}")
+    return files
+
+
+def _load(path: Path) -> NDArray[Any]:
+    loaded = np.load(path, allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    with loaded:
+        if len(loaded.files) != 1:
+            raise ValueError(f"holds {len(loaded.files)} arrays, not one")
+        return np.asarray(loaded[loaded.files[0]])
+
+
+def write_tree(
+    shards: ShardSet, folder: Path, progress: Callable[[], None] = lambda: None
+) -> tuple[dict[str, int], list[str]]:
+    """Writes a tree that the published programs read, with ``<split>.csv`` and ``caption.pickle``.
+
+    Those programs need all three modalities of a video: the lists have only the videos that have them. Files that are
+    there stay, so that it can be stopped and started again.
+
+    Returns:
+        how many videos each list has, and the videos in no list.
+    """
+    lists: dict[str, list[str]] = {}
+    incomplete: list[str] = []
+    captions: dict[str, dict[str, list[Any]]] = {}
+    for video_id in shards.ids:
+        sample = shards.read(video_id, arrays=False)
+        modalities = set(shards.row(shards.number(video_id)).members)
+        place = folder / video_id
+        missing = [name for name, (suffix, _) in _ENDINGS.items() if not (place / f"{video_id}{suffix}").exists()]
+        if modalities.intersection(missing):
+            place.mkdir(parents=True, exist_ok=True)
+            arrays = shards.read(video_id, check=True).arrays
+            for modality in missing:
+                if modality in arrays:
+                    suffix, name = _ENDINGS[modality]
+                    array = to_decibels(arrays[modality]).T if modality == "audio" else arrays[modality]
+                    _replace(place / f"{video_id}{suffix}", partial(_write_array, name, array))
+        captions[video_id] = {
+            "start": [caption.start for caption in sample.captions],
+            "end": [caption.end for caption in sample.captions],
+            "text": [caption.text for caption in sample.captions],
+        }
+        if modalities.issuperset(_ENDINGS):
+            lists.setdefault(sample.split, []).append(video_id)
+        else:
+            incomplete.append(video_id)
+        progress()
+    _replace(folder / "caption.pickle", partial(pickle.dump, captions))
+    for split, videos in lists.items():
+        _replace(folder / f"{split}.csv", partial(_write_list, videos))
+    return {split: len(videos) for split, videos in lists.items()}, incomplete
+
+
+def _write_array(name: str, array: NDArray[Any], file: BinaryIO) -> None:
+    np.savez(file, **{name: array})  # type: ignore[arg-type]
+
+
+def _write_list(videos: list[str], file: BinaryIO) -> None:
+    lines = ["path", *videos]
+    file.write("".join(f"{line}\n" for line in lines).encode())
+
+
+def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    beside = path.with_name(path.name + ".part")
+    with beside.open("wb") as file:
+        write(file)
+    beside.replace(path)
+
+
+def read_list(path: Path) -> set[str]:
+    """The ids in a CSV of the published programs (column ``path`` or ``video_id``).
+
+    Raises:
+        InputError: it is not there, or has no such column.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such list")
+    with path.open(newline="") as file:
+        rows = csv.DictReader(file)
+        column = next((name for name in ("path", "video_id") if name in (rows.fieldnames or ())), None)
+        if column is None:
+            raise InputError(f"{path}: has neither a column path nor video_id")
+        return {row[column].rsplit("/", 1)[-1] for row in rows}

@@ -1,0 +1,222 @@
+"""Features of other programs into shards and back."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.convert import main
+from pipeline.errors import InputError
+from pipeline.shards.clips import video_tokens
+from pipeline.shards.evaluation import evaluation_clips
+from pipeline.shards.reader import ShardSet
+from pipeline.shards.verify import verify
+from pipeline.text.words import WordVectors
+from tests.shards.samples import make_sample, write_shards
+
+WORDS = ["--words", "corpus", "--word-dim", "8"]
+
+
+def features(seconds, seed=0):
+    generator = np.random.default_rng(seed)
+    return {
+        "2d": generator.standard_normal((seconds, 6)).astype(np.float16),
+        "3d": generator.standard_normal((seconds * 3 // 2, 5)).astype(np.float32),
+        "spec": generator.uniform(-80, 0, (40, seconds * 100 + 1)).astype(np.float32),
+    }
+
+
+def write_tree(folder, names, captions, as_pickle=True):
+    """Half of the videos in folders of their own, as the programs allow."""
+    for place, name in enumerate(names):
+        here = folder / "Food" / name if place % 2 else folder
+        here.mkdir(parents=True, exist_ok=True)
+        arrays = features(20 + place, place)
+        for kind, key in (("2d", "features"), ("3d", "features"), ("spec", "arr_0")):
+            np.savez(here / f"{name}_{kind}.npz", **{key: arrays[kind]})
+    plain = {name: {key: list(values) for key, values in value.items()} for name, value in captions.items()}
+    if as_pickle:
+        (folder / "caption.pickle").write_bytes(pickle.dumps(captions))
+    else:
+        (folder / "caption.json").write_text(json.dumps(plain))
+
+
+CAPTIONS = {
+    "vid-a": {"start": [0.5, 4.0], "end": [3.5, 9.0], "text": ["pour the batter", "then flip it"]},
+    "vid_b": {"start": np.array([1.0]), "end": np.array([2.0]), "text": ["the batter"]},
+    "vid-d": {"start": [], "end": [], "text": []},
+}
+
+
+@pytest.mark.parametrize("as_pickle", [True, False])
+def test_a_tree_of_npz_files(tmp_path, capsys, as_pickle):
+    tree, shards = tmp_path / "tree", tmp_path / "set"
+    names = ["vid-a", "vid_b", "vid-c", "vid-d"]
+    write_tree(tree, names, CAPTIONS, as_pickle)
+    (tree / "vid-c_3d.npz").write_bytes(b"PK\x03\x04 cut off")
+    captions = tree / ("caption.pickle" if as_pickle else "caption.json")
+    command = ["npz", str(tree), "--captions", str(captions), "--shards", str(shards), "--split", "test", *WORDS]
+    main(command)
+    output = capsys.readouterr()
+    assert "vid-c_3d.npz" in output.out
+    assert "4 written, 0 were there, 1 refused" in output.err
+    found = ShardSet(shards)
+    assert found.ids == sorted(names)
+    words = WordVectors.load(shards / "words.parquet")
+    for place, name in enumerate(names):
+        sample, arrays = found.read(name), features(20 + place, place)
+        np.testing.assert_array_equal(sample.arrays["2d"], arrays["2d"])
+        np.testing.assert_array_equal(sample.arrays["audio"], arrays["spec"].T.astype(np.float16))
+        assert ("3d" in sample.arrays) == (name != "vid-c")
+        expected = CAPTIONS.get(name, {"text": []})["text"]
+        assert [caption.text for caption in sample.captions] == expected
+        if expected:
+            ids = sample.arrays["text"][: sample.caption_words[1]].tolist()
+            assert [words.words[id] for id in ids] == expected[0].split()
+        assert sample.split == "test"
+    assert verify(shards).problems == []
+    main(command)
+    assert "0 written, 4 were there" in capsys.readouterr().err
+
+
+def test_a_list_takes_some(tmp_path):
+    write_tree(tmp_path / "tree", ["one", "two"], {})
+    (tmp_path / "list.csv").write_text("path\nNone/two\n")
+    main(
+        ["npz", str(tmp_path / "tree"), "--list", str(tmp_path / "list.csv"), "--shards", str(tmp_path / "set"), *WORDS]
+    )
+    assert ShardSet(tmp_path / "set").ids == ["two"]
+
+
+def test_npy_files_of_howto100m(tmp_path):
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    array = np.arange(20, dtype=np.float32).reshape(10, 2)
+    np.save(tree / "vid-a.mp4.npy", array)
+    main(["npy", str(tree), "--modality", "3d", "--rate-3d", "1", "--shards", str(tmp_path / "set"), *WORDS])
+    sample = ShardSet(tmp_path / "set").read("vid-a")
+    assert list(sample.arrays) == ["3d"]
+    assert (sample.rates, sample.duration) == ({"3d": 1.0}, 10.0)
+    np.testing.assert_array_equal(sample.arrays["3d"], array)
+
+
+def youcook(path, clips=4):
+    """As MCN's and MFT's file is: pooled and full features, one caption, ids of videos, some keys missing."""
+    entries = []
+    for place in range(clips):
+        arrays = features(15 + place, place)
+        entries.append(
+            {
+                "id": "GLd3aX16zBg" if place < 2 else f"other-{place}",
+                "2d": arrays["2d"].max(0).astype(np.float32),
+                "3d": arrays["3d"].max(0),
+                "2d_full": arrays["2d"].astype(np.float32),
+                "3d_full": arrays["3d"],
+                "audio": torch.from_numpy(arrays["spec"]),
+                "caption": f"pour the batter {place}",
+            }
+        )
+    del entries[3]["2d_full"], entries[3]["2d"]
+    path.write_bytes(pickle.dumps(entries))
+    return entries
+
+
+def test_clips_of_youcook2_give_what_the_published_program_sees(tmp_path, capsys):
+    entries = youcook(tmp_path / "val.pkl")
+    shards = tmp_path / "set"
+    main(["pkl", f"test={tmp_path / 'val.pkl'}", "--complete", "--shards", str(shards), *WORDS])
+    assert "clip 3 (other-3) is left out, it has no 2d" in capsys.readouterr().out
+    (batch,) = evaluation_clips(ShardSet(shards), "test")
+    assert batch["clip_ids"] == ["GLd3aX16zBg/0", "GLd3aX16zBg.1/0", "other-2/0"]
+    assert batch["texts"] == [entry["caption"] for entry in entries[:3]]
+    for place, entry in enumerate(entries[:3]):
+        full = [entry[key].astype(np.float16).astype(np.float32) for key in ("2d_full", "3d_full")]
+        np.testing.assert_allclose(batch["video"][place], video_tokens(*full, 12, "clip")[0], rtol=1e-6)
+        frames = min(768, entry["audio"].shape[1])
+        assert int(batch["audio_nframes"][place]) == frames
+        expected = entry["audio"][:, :frames].half().float()
+        assert torch.equal(batch["audio"][place, :, :frames], expected)
+
+
+def test_every_frame_of_a_short_clip_is_there(tmp_path):
+    entry = {"id": 7, "2d": np.ones(4, np.float32), "audio": torch.zeros(40, 333), "caption": "flip"}
+    (tmp_path / "val.pkl").write_bytes(pickle.dumps([entry]))
+    main(["pkl", f"test={tmp_path / 'val.pkl'}", "--shards", str(tmp_path / "set"), *WORDS])
+    (batch,) = evaluation_clips(ShardSet(tmp_path / "set"), "test")
+    assert int(batch["audio_nframes"][0]) == 333
+    assert batch["video_mask"][0].sum() == 1
+
+
+def test_clips_of_msrvtt_have_many_captions_and_one_to_test(tmp_path):
+    entry = {"id": "video7020", "2d": features(9)["2d"], "3d": features(9)["3d"], "audio": torch.zeros(40, 901),
+             "caption": ["flip", "pour it", "then"], "eval_caption": "pour it"}  # fmt: skip
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps([entry | {"id": name}]))
+    main(
+        [
+            "pkl",
+            *(f"{name}={tmp_path / name}.pkl" for name in ("train", "test")),
+            "--shards",
+            str(tmp_path / "set"),
+            *WORDS,
+        ]
+    )
+    shards = ShardSet(tmp_path / "set")
+    assert [caption.text for caption in shards.read("train").captions] == ["flip", "pour it", "then"]
+    assert [caption.text for caption in shards.read("test").captions] == ["pour it"]
+    assert {(caption.start, caption.end) for caption in shards.read("train").captions} == {
+        (0.0, shards.read("train").duration)
+    }
+
+
+def test_shards_become_a_tree_and_come_back(tmp_path, capsys):
+    samples = [make_sample("one"), make_sample("two", split="test"), make_sample("quiet", modalities=("text", "2d"))]
+    source = write_shards(tmp_path / "source", samples)
+    main(["to-npz", str(source), str(tmp_path / "tree")])
+    output = capsys.readouterr().err
+    assert "1 videos lack a modality" in output
+    assert (tmp_path / "tree" / "train.csv").read_text() == "path\none\n"
+    assert (tmp_path / "tree" / "test.csv").read_text() == "path\ntwo\n"
+    assert np.load(tmp_path / "tree" / "one" / "one_spec.npz")["arr_0"].shape == (40, 3000)
+    captions = str(tmp_path / "tree" / "caption.pickle")
+    main(["npz", str(tmp_path / "tree"), "--captions", captions, "--shards", str(tmp_path / "back"), *WORDS])
+    back = ShardSet(tmp_path / "back")
+    for sample in samples:
+        found = back.read(sample.video_id)
+        assert found.captions == sample.captions
+        for modality in set(sample.arrays) - {"text"}:
+            np.testing.assert_array_equal(found.arrays[modality], sample.arrays[modality])
+
+
+def test_shards_become_clips_and_come_back(tmp_path):
+    source = write_shards(tmp_path / "source", [make_sample("one", split="test"), make_sample("two")])
+    main(["to-pkl", str(source), str(tmp_path / "clips.pkl")])
+    main(["pkl", f"test={tmp_path / 'clips.pkl'}", "--shards", str(tmp_path / "back"), *WORDS])
+    for expected, found in zip(
+        evaluation_clips(ShardSet(source), "test"), evaluation_clips(ShardSet(tmp_path / "back"), "test"), strict=True
+    ):
+        assert found["texts"] == expected["texts"]
+        for name in ("video", "video_mask", "audio", "audio_mask"):
+            assert torch.equal(found[name], expected[name]), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["npz", "{path}", "--shards", "s"], "holds no <id>_2d.npz"),
+        (["npz", "{path}/none", "--shards", "s"], "no such folder of features"),
+        (["npz", "{path}", "--list", "none.csv", "--shards", "s"], "no such list"),
+        (["npz", "{path}", "--captions", "{path}/list.pkl", "--shards", "s"], "not captions by video id but a list"),
+        (["pkl", "{path}/list.pkl", "--shards", "s"], "give each file with its split"),
+        (["pkl", "test={path}/list.pkl", "--shards", "s"], "not a list of clips"),
+        (["to-pkl", "{path}", "x.pkl"], "holds no shards"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.pkl").write_bytes(pickle.dumps([1]))
+    with pytest.raises(InputError, match=message) as caught:
+        main([argument.format(path=tmp_path) for argument in arguments])
+    assert "\n" not in str(caught.value)
