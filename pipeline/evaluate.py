@@ -11,7 +11,7 @@ second form takes a published checkpoint, or any other.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from pipeline.cli import console, run_verb, verb_parser
-from pipeline.config import Recipe, load_recipe
+from pipeline.config import Recipe
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,10 +41,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--total", type=int, help="clips of the full test set: those missing here count as misses")
     parser.add_argument("--out", type=Path, help="default: metrics.json in the run's folder")
     arguments, overrides = parser.parse_known_args(argv)
-    recipe = _read_recipe(arguments.run, arguments.recipe, overrides)
+
+    from pipeline.training.checkpoint import replace_file
+    from pipeline.training.runs import best_checkpoint, read_recipe
+
+    recipe = read_recipe(arguments.run, arguments.recipe, overrides)
     if arguments.split is not None:
         recipe.evaluate.split = arguments.split
-    checkpoint = arguments.checkpoint or _best_checkpoint(arguments.run)
+    checkpoint = arguments.checkpoint or best_checkpoint(arguments.run)
     clips = _embed(recipe, arguments.shards, checkpoint)
     metrics, ranks = _measure(clips, arguments.total)
     result = {**_summary(metrics, clips, arguments.total), "seeded": recipe.seeded, "split": recipe.evaluate.split,
@@ -52,52 +56,28 @@ def main(argv: Sequence[str] | None = None) -> None:
               "checkpoint": checkpoint.name}  # fmt: skip
     out = arguments.out or arguments.run / "metrics.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    _replace(out, lambda part: part.write_text(json.dumps(result, indent=2) + "\n"))
-    _replace(out.with_name("ranks.parquet"), lambda part: _write_ranks(part, clips, ranks))
+    replace_file(out, lambda part: part.write_text(json.dumps(result, indent=2) + "\n"))
+    replace_file(out.with_name("ranks.parquet"), lambda part: _write_ranks(part, clips, ranks))
     _show(result)
     count = f"{len(clips.clip_ids):,} clips of split {recipe.evaluate.split}"
     console.print(f"evaluate: {count}, {checkpoint.name} → {out}", soft_wrap=True)
 
 
-def _read_recipe(run: Path, name: str | None, overrides: Sequence[str]) -> Recipe:
-    settings = run / "config.yaml"
-    if name is None and not settings.is_file():
-        raise InputError(
-            f"there is no run {run}; train one with: python -m pipeline.train --run {run} ... or give --recipe and "
-            "--checkpoint"
-        )
-    return load_recipe(name or str(settings), overrides)
-
-
-def _best_checkpoint(run: Path) -> Path:
-    from pipeline.training.checkpoint import Checkpoints
-
-    checkpoints = Checkpoints(run / "checkpoints")
-    best, steps = checkpoints.best(), checkpoints.steps()
-    if not steps:
-        raise InputError(f"{run} has no checkpoint yet; train with: python -m pipeline.train --run {run} ...")
-    return checkpoints.path(best[0] if best is not None and best[0] in steps else steps[-1])
-
-
 def _embed(recipe: Recipe, shards: Path, checkpoint: Path) -> ClipEmbeddings:
-    import torch
-
     from pipeline.benchmarks.embeddings import embed_clips
     from pipeline.benchmarks.strategies import evaluation_sizes
-    from pipeline.models import build_model
     from pipeline.shards.evaluation import evaluation_clips
     from pipeline.shards.reader import ShardSet
     from pipeline.training.batches import load_preparation
-    from pipeline.training.state import load_weights
+    from pipeline.training.runs import best_device, load_model
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     shard_set, held_out = ShardSet(shards), recipe.evaluate
     model_settings, clip_settings = evaluation_sizes(recipe)
     prepare = load_preparation(shards, model_settings, device)
-    model = build_model(model_settings)
-    load_weights(model, checkpoint)
+    model = load_model(model_settings, checkpoint, device)
     batches = evaluation_clips(shard_set, held_out.split, clip_settings, held_out.batch_clips, held_out.max_words)
-    return embed_clips(model.to(device), batches, prepare)
+    return embed_clips(model, batches, prepare)
 
 
 def _measure(
@@ -117,12 +97,6 @@ def _measure(
 def _write_ranks(path: Path, clips: ClipEmbeddings, ranks: dict[str, NDArray[np.float64]]) -> None:
     texts = clips.texts or [""] * len(clips.clip_ids)
     pq.write_table(pa.table({"clip_id": clips.clip_ids, "text": texts, **ranks}), path, compression="zstd")
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    part = path.with_name(path.name + ".part")
-    write(part)
-    part.replace(path)
 
 
 def _summary(metrics: dict[str, RetrievalMetrics], clips: ClipEmbeddings, total: int | None) -> dict[str, Any]:

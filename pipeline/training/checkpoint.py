@@ -56,11 +56,11 @@ class Checkpoints:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.path(step)
-        _replace(path, lambda part: torch.save(state, part))
+        replace_file(path, lambda part: torch.save(state, part))
         best = self.best()
         if score is not None and (best is None or score >= best[1] or not self.path(best[0]).exists()):
             text = json.dumps({"step": step, "score": score})
-            _replace(self.folder / "best.json", lambda part: part.write_text(text))
+            replace_file(self.folder / "best.json", lambda part: part.write_text(text))
         self._prune()
         return path
 
@@ -123,7 +123,8 @@ def _first_sentence(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes a file beside and renames it: whoever reads, even after a power cut, sees the old one or the new one."""
     part = path.with_name(path.name + ".part")
     try:
         write(part)

@@ -1,0 +1,194 @@
+"""Localises the steps of a task in videos (CrossTask): ordered alignment of every second with the task's steps.
+
+    python -m pipeline.localize --run runs/mcn --shards shards/crosstask --tasks crosstask_release/tasks_primary.txt
+
+Each video's captions are its annotated segments and carry the steps' names. Writes ``localization.json`` and
+``localization.html``, with a picture of each video, into the run's folder, and shows a table. Figures are percentages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import Progress
+from rich.table import Table
+
+from pipeline.cli import console, progress_bar, run_verb, verb_parser
+from pipeline.config import Recipe
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from pipeline.benchmarks.steps import Task, VideoSteps
+    from pipeline.shards.reader import ShardSet
+
+_PICTURES = 50
+"""Videos that the page shows."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the verb."""
+    parser = verb_parser(__doc__)
+    parser.add_argument("--run", type=Path, required=True, help="folder of the run, runs/<name>")
+    parser.add_argument("--shards", type=Path, required=True, help="folder of shards with the annotated videos")
+    parser.add_argument("--tasks", type=Path, required=True, help="CrossTask's tasks_primary.txt")
+    parser.add_argument("--recipe", help="settings of a model that was not trained here; default: those of the run")
+    parser.add_argument("--split", help="the videos' split; default: all videos")
+    parser.add_argument("--checkpoint", type=Path, help="default: the run's best checkpoint, else its last")
+    parser.add_argument("--radius", type=int, default=1, help="a window has so many seconds on both sides; default: 1")
+    arguments, overrides = parser.parse_known_args(argv)
+
+    from pipeline.benchmarks.steps import localisation_figures, read_tasks
+    from pipeline.shards.reader import ShardSet
+    from pipeline.training.checkpoint import replace_file
+    from pipeline.training.runs import best_checkpoint, read_recipe
+
+    recipe = read_recipe(arguments.run, arguments.recipe, overrides)
+    tasks = read_tasks(arguments.tasks)
+    checkpoint = arguments.checkpoint or best_checkpoint(arguments.run)
+    shards = ShardSet(arguments.shards)
+    groups: dict[str, str] = {}
+    with progress_bar() as progress:
+        videos = list(_scored(shards, tasks, recipe, checkpoint, arguments.radius, arguments.split, groups, progress))
+    if not any(video.truth.any() for video in videos):
+        raise InputError(f"{arguments.shards}: no video of these tasks with a caption that is one of their steps")
+    result = {**localisation_figures(videos, groups), "recipe": recipe.name, "seeded": recipe.seeded,
+              "checkpoint": checkpoint.name, "radius": arguments.radius, "videos": len(videos)}  # fmt: skip
+    for task_id, figures in result["tasks"].items():
+        figures["title"] = tasks[task_id].title
+    arguments.run.mkdir(parents=True, exist_ok=True)
+    out = arguments.run / "localization.json"
+    replace_file(out, lambda part: part.write_text(json.dumps(result, indent=2) + "\n"))
+    page = _page(result, videos, tasks, recipe)
+    replace_file(out.with_suffix(".html"), lambda part: part.write_text(page))
+    _show(result)
+    console.print(f"localize: {len(videos):,} videos, {checkpoint.name} → {out}", soft_wrap=True)
+
+
+def _scored(
+    shards: ShardSet, tasks: dict[str, Task], recipe: Recipe, checkpoint: Path, radius: int, split: str | None,
+    groups: dict[str, str], progress: Progress,
+) -> Iterator[VideoSteps]:  # fmt: skip
+    """The videos of the tasks with their scores; ``groups`` is filled with the tasks' categories."""
+    from pipeline.benchmarks.steps import VideoSteps, step_truth
+    from pipeline.benchmarks.windows import SecondScorer
+    from pipeline.shards.batches import ClipReader
+    from pipeline.text.words import WordVectors
+    from pipeline.training.batches import load_preparation
+    from pipeline.training.runs import best_device, load_model
+
+    device = best_device()
+    scorer = SecondScorer(
+        load_model(recipe.model, checkpoint, device),
+        load_preparation(shards.folder, recipe.model, device),
+        ClipReader(shards, recipe.clips),
+        WordVectors.load(shards.folder / "words.parquet"),
+        radius,
+        recipe.evaluate.batch_clips,
+    )
+    bar = progress.add_task("localize", total=len(shards))
+    for number, video_id in enumerate(shards.ids):
+        progress.advance(bar)
+        sample = shards.read(video_id, arrays=False)
+        if sample.task_id not in tasks or (split is not None and sample.split != split):
+            continue
+        task = tasks[sample.task_id]
+        if sample.category_1 is not None:
+            groups[task.task_id] = sample.category_1
+        scores = scorer.scores(number, task)
+        truth = step_truth(sample.captions, task.steps, len(scores))
+        yield VideoSteps(video_id, task.task_id, scores, truth)
+
+
+def _show(result: dict[str, Any]) -> None:
+    table = Table(title="Step localisation")
+    for column in ("", "videos", "recall", "mean recall of videos", "recall by second", "mAP"):
+        table.add_column(column, justify="left" if not column else "right")
+    for figures in result["tasks"].values():
+        table.add_row(figures["title"], str(figures["videos"]), *_cells(figures))
+    for group, figures in result["groups"].items():
+        table.add_row(f"mean: {group}", "", *_cells(figures), style="bold")
+    console.print(table)
+
+
+def _cells(figures: dict[str, Any]) -> list[str]:
+    return [f"{figures[name]:.1f}" for name in ("recall", "recall_of_videos", "recall_by_second", "mAP")]
+
+
+def _page(result: dict[str, Any], videos: Sequence[VideoSteps], tasks: dict[str, Task], recipe: Recipe) -> str:
+    from pipeline.pages.page import Section, Tile, render_report, table
+
+    header = ["task", "videos", "recall", "mean recall of videos", "recall by second", "mAP"]
+    rows = [[figures["title"], figures["videos"], *_cells(figures)] for figures in result["tasks"].values()]
+    rows += [[f"mean: {group}", "", *_cells(figures)] for group, figures in result["groups"].items()]
+    pictures = "".join(_picture(video, tasks[video.task_id]) for video in videos[:_PICTURES])
+    note = (
+        "Light: how well a second fits a step. Frame: where the step is annotated. Green: the second that the ordered "
+        f"alignment chose. The first {min(len(videos), _PICTURES)} of {len(videos)} videos."
+    )
+    mean = result["groups"]["all"]
+    tiles = [Tile(f"{mean['recall']:.1f} %", "recall, mean of tasks"), Tile(f"{mean['mAP']:.1f} %", "mAP")]
+    return render_report(
+        title=f"Step localisation, {recipe.name}",
+        recipe=recipe.to_dict(),
+        headline=tiles,
+        sections=[
+            Section("figures", "Figures", table(header, rows)),
+            Section("videos", "Alignment against annotation", pictures, note),
+        ],
+        made_at=datetime.now(),
+    )
+
+
+def _picture(video: VideoSteps, task: Task) -> str:
+    """One video as SVG: steps from top to bottom, seconds from left to right."""
+    from pipeline.benchmarks.alignment import align_steps
+    from pipeline.pages.images import colour_map, data_uri
+
+    seconds, steps = video.scores.shape
+    if seconds == 0:
+        return ""
+    low, high = float(video.scores.min()), float(video.scores.max())
+    shade = data_uri(colour_map((video.scores.T - low) / max(high - low, 1e-9)))
+    width, row, left = 720, 18, 190
+    scale = width / seconds
+    chosen = align_steps(video.scores)
+    parts = [
+        f'<image href="{shade}" x="{left}" y="0" width="{width}" height="{steps * row}" opacity="0.6" '
+        'preserveAspectRatio="none" style="image-rendering: pixelated"/>'
+    ]
+    for step, name in enumerate(task.steps):
+        top = step * row
+        parts.append(f'<text x="{left - 6}" y="{top + 13}" text-anchor="end">{escape(name[:30])}</text>')
+        for start, end in _runs(video.truth[:, step]):
+            parts.append(
+                f'<rect x="{left + start * scale:.1f}" y="{top + 1}" width="{(end - start) * scale:.1f}" '
+                f'height="{row - 2}" fill="none" stroke="currentColor"/>'
+            )
+        for start, end in _runs(chosen[:, step]):
+            parts.append(
+                f'<rect x="{left + start * scale:.1f}" y="{top + 1}" width="{max((end - start) * scale, 2):.1f}" '
+                f'height="{row - 2}" fill="#37b24d"/>'
+            )
+    size = f'viewBox="0 0 {left + width} {steps * row}" width="100%" font-size="11" fill="currentColor"'
+    title = f"<h3>{escape(video.video_id)}: {escape(task.title)}, {seconds} s</h3>"
+    return f'{title}<svg {size} role="img" aria-label="alignment of {escape(video.video_id)}">{"".join(parts)}</svg>'
+
+
+def _runs(flags: Any) -> Iterator[tuple[int, int]]:
+    """Where stretches of ones begin and end."""
+    start = None
+    for place, flag in enumerate([*flags, 0]):
+        if flag and start is None:
+            start = place
+        elif not flag and start is not None:
+            yield start, place
+            start = None
+
+
+if __name__ == "__main__":
+    run_verb(main)

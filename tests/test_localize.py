@@ -1,0 +1,99 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import localize, train
+from pipeline.benchmarks.steps import Task
+from pipeline.benchmarks.windows import SecondScorer
+from pipeline.config import ClipSettings
+from pipeline.errors import InputError
+from pipeline.shards.batches import ClipReader
+from pipeline.shards.reader import ShardSet
+from pipeline.text.words import WordVectors
+from pipeline.types import Caption
+from tests.shards.samples import WORDS, make_sample, word_ids, write_shards
+from tests.tiny_run import MCN, write_recipe, write_tiny_shards
+
+TASKS = "42\nMake a pancake\nhttps://example.org\n3\npour batter,flip it,first\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("localize")
+    write_tiny_shards(folder / "shards")
+    (folder / "tasks.txt").write_text(TASKS)
+    samples = []
+    for number in range(3):
+        sample = make_sample(f"video-{number}", seconds=14, split="val")
+        sample.captions = [Caption(1.2, 3.0, "pour batter"), Caption(6.0, 8.5, "flip it")]
+        sample.arrays["text"] = np.concatenate([word_ids(caption.text) for caption in sample.captions])
+        sample.caption_words = [0, 2, 4]
+        samples.append(sample)
+    write_shards(folder / "crosstask", samples)
+    (folder / "crosstask" / "words.parquet").write_bytes((folder / "shards" / "words.parquet").read_bytes())
+    return folder
+
+
+def arguments(folder: Path, run: Path) -> list[str]:
+    tasks = str(folder / "tasks.txt")
+    return ["--run", str(run), "--shards", str(folder / "crosstask"), "--tasks", tasks]
+
+
+@pytest.mark.parametrize("model", ["mft", "mcn"])
+def test_from_shards_to_table_and_pictures(
+    folder: Path, tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(tmp_path, **(MCN if model == "mcn" else {}))
+    run = tmp_path / "run"
+    train.main(["--recipe", str(recipe), "--shards", str(folder / "shards"), "--run", str(run), "--train.steps", "1"])
+    localize.main(arguments(folder, run))
+    result = json.loads((run / "localization.json").read_text())
+    assert result["videos"] == 3
+    assert set(result["groups"]) == {"all", "Food"}
+    assert 0 <= result["tasks"]["42"]["recall"] <= 100
+    assert result["tasks"]["42"]["title"] == "Make a pancake"
+    page = (run / "localization.html").read_text()
+    assert page.count("<svg") >= 3
+    assert "flip it" in page
+    assert "mean: all" in capsys.readouterr().err
+
+
+class SecondModel(torch.nn.Module):
+    """Video: its first feature; text: the first word's vector."""
+
+    def forward(self, batch: dict) -> dict:
+        present = batch["video_mask"].unsqueeze(2)
+        video = (batch["video"] * present).sum(1)[:, :5] / present.sum(1).clamp(min=1)
+        return {"text_embed": batch["text"][:, 0], "va_embed": video}
+
+
+def test_scores_compare_every_second_with_every_step(folder: Path) -> None:
+    shards = ShardSet(folder / "crosstask")
+    words = WordVectors(WORDS, np.eye(len(WORDS), 5, dtype=np.float32))
+
+    def prepare(batch: dict) -> dict:
+        table = torch.cat([torch.from_numpy(words.vectors), torch.zeros(1, 5)])
+        return {**batch, "text": table[batch["word_ids"].long()]}
+
+    reader, task = ClipReader(shards, ClipSettings()), Task("42", "", ("first", "pour", "then"))
+    scores = SecondScorer(SecondModel(), prepare, reader, words).scores(1, task)
+    assert scores.shape == (14, 3)
+    assert (np.abs(scores) <= 1 + 1e-6).all()
+    assert np.array_equal(scores, SecondScorer(SecondModel(), prepare, reader, words, batch_clips=4).scores(1, task))
+    alone = SecondScorer(SecondModel(), prepare, reader, words, radius=0).scores(1, task)
+    assert not np.allclose(alone, scores)
+    one_step = SecondScorer(SecondModel(), prepare, reader, words).scores(1, Task("42", "", ("pour",)))
+    assert np.allclose(one_step[:, 0], scores[:, 1])
+
+
+def test_shards_without_these_tasks_are_refused(folder: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    run = tmp_path / "run"
+    train.main(["--recipe", str(recipe), "--shards", str(folder / "shards"), "--run", str(run), "--train.steps", "1"])
+    (tmp_path / "other.txt").write_text(TASKS.replace("42", "43"))
+    changed = [*arguments(folder, run)[:-1], str(tmp_path / "other.txt")]
+    with pytest.raises(InputError, match="no video of these tasks"):
+        localize.main(changed)
