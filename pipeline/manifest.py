@@ -8,20 +8,27 @@ python -m pipeline.manifest show manifests/howto100m.parquet
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from rich.progress import Progress
 from rich.table import Table
 
 from pipeline.cli import console, progress_bar, run_verb
+from pipeline.datasets.crosstask import read_crosstask
 from pipeline.datasets.generic import read_table
 from pipeline.datasets.howto100m import read_howto100m
 from pipeline.datasets.jsonfile import LargeObject
+from pipeline.datasets.lsmdc import read_lsmdc
+from pipeline.datasets.mining_youtube import read_mining_youtube
+from pipeline.datasets.msrvtt import read_msrvtt
 from pipeline.datasets.subset import Subset
 from pipeline.datasets.table import Manifest, ManifestSummary, Refused, write_manifest
+from pipeline.datasets.youcook2 import read_youcook2
 from pipeline.errors import InputError
 from pipeline.types import Video
 
@@ -34,26 +41,59 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    verbs = parser.add_subparsers(required=True, metavar="build|show")
+    verbs = parser.add_subparsers(required=True, metavar="build|merge|show")
     build = verbs.add_parser("build", help="write a manifest from a dataset's own files")
     datasets = build.add_subparsers(required=True, dest="dataset", metavar="DATASET")
-    howto100m = datasets.add_parser("howto100m", help="HowTo100M_v1.csv, with caption.json")
-    howto100m.add_argument("--csv", type=Path, required=True, help="HowTo100M_v1.csv")
-    howto100m.add_argument("--captions", type=Path, help="caption.json or raw_caption.json")
-    howto100m.set_defaults(read=_read_howto100m)
-    table = datasets.add_parser("table", help="any CSV, TSV, JSON lines, Parquet or text file of ids, URLs or paths")
-    table.add_argument("file", type=Path)
-    table.add_argument("--id-column", help="the column of ids; default: video_id, id, ...")
-    table.add_argument("--url-column", help="the column of URLs; default: url, video_url, ...")
-    table.set_defaults(read=lambda arguments, *_: read_table(arguments.file, arguments.id_column, arguments.url_column))
+    _add_datasets(datasets)
     for dataset in datasets.choices.values():
         dataset.add_argument("--out", type=Path, help="the manifest; default: manifests/<dataset or file>.parquet")
         _add_subset_arguments(dataset)
         dataset.set_defaults(run=_build)
+    merge = verbs.add_parser("merge", help="write one manifest of several; of a video listed twice, the first counts")
+    merge.add_argument("manifests", type=Path, nargs="+")
+    merge.add_argument("--out", type=Path, required=True)
+    _add_subset_arguments(merge)
+    merge.set_defaults(run=_build, read=_read_manifests, dataset="merged")
     show = verbs.add_parser("show", help="say what is in a manifest")
     show.add_argument("manifest", type=Path)
     show.set_defaults(run=_show)
     return parser
+
+
+def _add_datasets(datasets: Any) -> None:
+    """One command for each dataset, with the files that its authors publish."""
+    howto100m = datasets.add_parser("howto100m", help="HowTo100M_v1.csv, with caption.json")
+    howto100m.add_argument("--csv", type=Path, required=True, help="HowTo100M_v1.csv")
+    howto100m.add_argument("--captions", type=Path, help="caption.json or raw_caption.json")
+    howto100m.set_defaults(read=_read_howto100m)
+    youcook2 = datasets.add_parser("youcook2", help="youcookii_annotations_trainval.json")
+    youcook2.add_argument("annotations", type=Path)
+    youcook2.set_defaults(read=lambda given, *_: read_youcook2(given.annotations))
+    msrvtt = datasets.add_parser("msrvtt", help="MSRVTT_data.json, with the lists of the 1k-A test")
+    msrvtt.add_argument("data", type=Path, help="MSRVTT_data.json")
+    msrvtt.add_argument("--test", type=Path, help="MSRVTT_JSFUSION_test.csv: the 1k-A test, a sentence for each clip")
+    msrvtt.add_argument("--train", type=Path, help="MSRVTT_train.7k.csv or MSRVTT_train.9k.csv")
+    msrvtt.add_argument("--from-youtube", action="store_true", help="whole videos instead of the authors' clips")
+    msrvtt.set_defaults(read=lambda given, *_: read_msrvtt(given.data, given.test, given.train, given.from_youtube))
+    crosstask = datasets.add_parser("crosstask", help="the folder crosstask_release")
+    crosstask.add_argument("folder", type=Path)
+    crosstask.set_defaults(read=lambda given, *_: read_crosstask(given.folder))
+    mining = datasets.add_parser("miningyoutube", help="the repository Mining_YouTube_dataset")
+    mining.add_argument("folder", type=Path)
+    mining.add_argument("--annotations", type=Path, help="the folder groundTruth, with <video>.txt")
+    mining.add_argument("--labels-per-second", type=float, default=1.0, help="lines of a second in these; default: 1")
+    mining.set_defaults(
+        read=lambda given, *_: read_mining_youtube(given.folder, given.annotations, given.labels_per_second)
+    )
+    lsmdc = datasets.add_parser("lsmdc", help="LSMDC16_annos_training.csv and its like")
+    for split in ("train", "validation", "test"):
+        lsmdc.add_argument(f"--{split}", type=Path, help="a tab-separated list")
+    lsmdc.set_defaults(read=_read_lsmdc)
+    table = datasets.add_parser("table", help="any CSV, TSV, JSON lines, Parquet or text file of ids, URLs or paths")
+    table.add_argument("file", type=Path)
+    table.add_argument("--id-column", help="the column of ids; default: video_id, id, ...")
+    table.add_argument("--url-column", help="the column of URLs; default: url, video_url, ...")
+    table.set_defaults(read=lambda given, *_: read_table(given.file, given.id_column, given.url_column))
 
 
 def _add_subset_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,13 +135,32 @@ def _read_howto100m(arguments: argparse.Namespace, stack: ExitStack, progress: P
     return read_howto100m(arguments.csv, captions)
 
 
+def _read_lsmdc(arguments: argparse.Namespace, *_: object) -> Iterator[Video]:
+    given = {split: getattr(arguments, split) for split in ("train", "validation", "test")}
+    lists = {split: path for split, path in given.items() if path is not None}
+    if not lists:
+        raise InputError("no list of LSMDC is given: name one or more with --train, --validation and --test")
+    return read_lsmdc(lists)
+
+
+def _read_manifests(arguments: argparse.Namespace, *_: object) -> Iterator[Video]:
+    # all are opened before the first is read, so that a missing one is said at once
+    return itertools.chain.from_iterable([Manifest(path) for path in arguments.manifests])
+
+
 def _build(arguments: argparse.Namespace) -> None:
     source = arguments.file.stem if arguments.dataset == "table" else arguments.dataset
     out = arguments.out or Path("manifests") / f"{source}.parquet"
     with ExitStack() as stack, progress_bar() as progress:
         videos = _subset(arguments).of(arguments.read(arguments, stack, progress))
         bar = progress.add_task("videos", total=None)
-        summary = write_manifest(out, videos, lambda summary: progress.update(bar, completed=summary.rows))
+
+        def show(summary: ManifestSummary) -> None:
+            if summary.rows % 500 == 0:
+                progress.update(bar, completed=summary.rows)
+
+        summary = write_manifest(out, videos, show)
+        progress.update(bar, completed=summary.rows)
     console.print(_closing_line(summary), soft_wrap=True, markup=False)
     for what, refused in (("duplicate", summary.duplicates), ("malformed", summary.malformed)):
         if refused.count:

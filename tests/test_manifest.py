@@ -50,3 +50,21 @@ def test_show_counts(table, capsys):
     main(["show", str(table.with_suffix(".parquet"))])
     said = capsys.readouterr().err
     assert "100" in said and "Food" in said and "train 99, test 1" in said
+
+
+def test_merge_takes_the_first_of_a_video_that_is_listed_twice(tmp_path, capsys):
+    for name, text in (("a", "video_id,split\nx,train\ny,train\n"), ("b", "video_id,split\ny,test\nz,test\n")):
+        (tmp_path / f"{name}.csv").write_text(text)
+        main(["build", "table", str(tmp_path / f"{name}.csv"), "--out", str(tmp_path / f"{name}.parquet")])
+    both = [str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet")]
+    main(["merge", *both, "--out", str(tmp_path / "both.parquet")])
+    merged = [(video.video_id, video.split) for video in Manifest(tmp_path / "both.parquet")]
+    assert merged == [("x", "train"), ("y", "train"), ("z", "test")]
+    assert "1 duplicate ids: 'y'" in capsys.readouterr().err
+    with pytest.raises(InputError, match="there is no manifest"):
+        main(["merge", both[0], str(tmp_path / "c.parquet"), "--out", str(tmp_path / "d.parquet")])
+
+
+def test_lsmdc_needs_a_list(tmp_path):
+    with pytest.raises(InputError, match="no list of LSMDC"):
+        main(["build", "lsmdc", "--out", str(tmp_path / "x.parquet")])

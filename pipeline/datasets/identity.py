@@ -42,3 +42,8 @@ def id_from_path(path: str) -> str:
     name = PurePosixPath(path.replace("\\", "/")).name
     match = _YOUTUBE_FILE.match(name)
     return match[1] if match else name.partition(".")[0]
+
+
+def other_url(url: str | None, video_id: str) -> str | None:
+    """The URL, or None if it is YouTube's for this id, which the default template gives as well."""
+    return None if url is None or youtube_id(url) == video_id else url

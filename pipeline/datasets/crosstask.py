@@ -1,0 +1,98 @@
+"""CrossTask (Zhukov et al., CVPR 2019): how-to videos with the times of their tasks' steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.datasets.files import existing, read_cells, seconds
+from pipeline.datasets.identity import other_url
+from pipeline.errors import InputError
+from pipeline.types import Caption, Video
+
+SOURCE = "CrossTask's release (crosstask_release.zip)"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task and its steps in order."""
+
+    task_id: str
+    title: str
+    steps: tuple[str, ...]
+
+
+def read_tasks(path: Path | str) -> dict[str, Task]:
+    """Tasks by id from ``tasks_primary.txt`` or ``tasks_related.txt``.
+
+    Blocks of id, title, URL, number of steps and the steps with commas between; a blank line behind each.
+
+    Raises:
+        InputError: the file is missing or of another layout.
+    """
+    path = existing(path, SOURCE)
+    blocks: list[list[str]] = [[]]
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.strip():
+            blocks[-1].append(line.strip())
+        else:
+            blocks.append([])
+    tasks: dict[str, Task] = {}
+    for number, block in enumerate((block for block in blocks if block), 1):
+        steps = tuple(step.strip() for step in block[4].split(",")) if len(block) == 5 else ()
+        if not steps or block[3] != str(len(steps)):
+            raise InputError(
+                f"{path}: task {number} is not a block of id, title, URL, number of steps and that many steps"
+            )
+        tasks[block[0]] = Task(block[0], block[1], steps)
+    if not tasks:
+        raise InputError(f"{path}: holds no task")
+    return tasks
+
+
+def read_crosstask(folder: Path | str) -> Iterator[Video]:
+    """Videos of the primary tasks, annotated ones with their steps as captions.
+
+    ``videos_val.csv``, on which the papers report, is the test; what else ``videos.csv`` lists is for training. A
+    video that is listed for two tasks is yielded for each.
+
+    Args:
+        folder: the unpacked release.
+
+    Raises:
+        InputError: a file is missing or of another layout.
+    """
+    folder = existing(folder, SOURCE)
+    tasks = read_tasks(folder / "tasks_primary.txt")
+    related = folder / "tasks_related.txt"
+    titles = {**(read_tasks(related) if related.is_file() else {}), **tasks}
+    held_out = [cells[:3] for _, cells in read_cells(folder / "videos_val.csv", SOURCE, 3)]
+    everything = folder / "videos.csv"
+    listed = [cells[:3] for _, cells in read_cells(everything, SOURCE, 3)] if everything.is_file() else []
+    tested = {(task_id, video_id) for task_id, video_id, _ in held_out}
+    training = [row for row in listed if (row[0], row[1]) not in tested]
+    for split, rows in (("test", held_out), ("train", training)):
+        for task_id, video_id, url in rows:
+            task = titles.get(task_id)
+            yield Video(
+                video_id,
+                other_url(url, video_id),
+                split=split,
+                category_1=task.title if task else None,
+                task_id=task_id,
+                captions=_steps(folder, tasks.get(task_id), video_id),
+            )
+
+
+def _steps(folder: Path, task: Task | None, video_id: str) -> list[Caption] | None:
+    """The annotated steps of a video, None where it was not annotated."""
+    path = folder / "annotations" / f"{task.task_id}_{video_id}.csv" if task else None
+    if path is None or task is None or not path.is_file():
+        return None
+    captions = []
+    for line, (number, start, end, *_) in read_cells(path, SOURCE, 3):
+        if not number.isdigit() or not 1 <= int(number) <= len(task.steps):
+            raise InputError(f"{path}: line {line}: there is no step {number} in task {task.task_id}")
+        captions.append(Caption(seconds(start, path, line), seconds(end, path, line), task.steps[int(number) - 1]))
+    return sorted(captions)
