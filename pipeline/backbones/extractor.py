@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 from pipeline.backbones.base import Backbone
+from pipeline.backbones.engine import Engine, Session
 from pipeline.backbones.registry import get_backbone
 from pipeline.config import ExtractSettings
 from pipeline.media.decode import decode
 from pipeline.media.logmel import BANDS, FRAMES_PER_SECOND, LogMel
+
+GPU_BATCH = 32
+CPU_BATCH = 1
+"""A CPU is no faster with more (docs/benchmarks.md), and nothing has to be filled up."""
 
 
 @dataclass
@@ -36,8 +41,8 @@ class VideoFeatures:
 class FeatureExtractor:
     """Holds the networks of a recipe and runs videos through them.
 
-    The features of a video depend on its file, the settings and the machine, and on nothing beside them: networks
-    always see batches of the same size, the last one filled up.
+    The features of a video depend on its file, the settings and the machine, and on nothing beside them. Several
+    threads may extract at once: their frames share batches, and one decodes while another's are computed.
     """
 
     def __init__(self, settings: ExtractSettings, device: torch.device | str = "cpu") -> None:
@@ -46,7 +51,10 @@ class FeatureExtractor:
         self.device = torch.device(device)
         names = {"2d": settings.video_2d, "3d": settings.video_3d}
         self.backbones: dict[str, Backbone] = {key: get_backbone(name) for key, name in names.items() if name}
-        self._networks = {key: backbone.load(self.device) for key, backbone in self.backbones.items()}
+        on_gpu = self.device.type == "cuda"
+        networks = {key: _laid_out(backbone, self.device) for key, backbone in self.backbones.items()}
+        batch_size = settings.batch_size or (GPU_BATCH if on_gpu else CPU_BATCH)
+        self._engine = Engine(networks, self.device, batch_size, normalize=settings.normalize)
 
     def extract(self, path: str | Path) -> VideoFeatures:
         """Decodes one file and computes its features.
@@ -55,37 +63,31 @@ class FeatureExtractor:
             MediaError: the file is damaged, holds nothing usable or takes longer than ``settings.timeout`` seconds.
         """
         formats = {key: backbone.frame_format for key, backbone in self.backbones.items()}
-        collectors = {
-            key: _Collector(backbone, self._networks[key], self.device, self.settings.batch_size)
-            for key, backbone in self.backbones.items()
-        }
+        cutters = {key: ClipCutter(backbone) for key, backbone in self.backbones.items()}
         decoding = decode(path, formats, self.settings.audio, self.settings.timeout)
         try:
-            with LogMel() as sound:
+            with self._engine.session() as session, LogMel() as sound:
                 for name, chunk in decoding:
                     if name == "audio":
                         sound.push(chunk)
                     else:
-                        collectors[name].push(chunk)
-                arrays = {key: self._stored(collector.finish()) for key, collector in collectors.items()}
-                arrays["audio"] = sound.finish()
+                        _submit(session, name, cutters[name].push(chunk))
+                for key, cutter in cutters.items():
+                    _submit(session, key, cutter.finish())
+                arrays = {"audio": sound.finish()}
+                for key in self.backbones:
+                    arrays[key] = session.finish(key)
         finally:
             decoding.close()
         wanted = [*self.backbones, *(["audio"] if self.settings.audio else [])]
         present = [key for key in wanted if len(arrays[key])]
-        duration = decoding.info.duration or max(decoding.seconds.values())
         return VideoFeatures(
             arrays={key: arrays[key] for key in present},
             rates={key: self._rate(key) for key in present},
-            duration=duration,
+            duration=decoding.info.duration or max(decoding.seconds.values()),
             backbones={key: self._version(key) for key in present},
             notes=[*decoding.notes, *(f"no {key}" for key in wanted if key not in present)],
         )
-
-    def _stored(self, features: torch.Tensor) -> np.ndarray:
-        if self.settings.normalize:
-            features = functional.normalize(features, dim=1)
-        return features.half().numpy()
 
     def _rate(self, key: str) -> float:
         return float(FRAMES_PER_SECOND) if key == "audio" else self.backbones[key].features_per_second
@@ -93,59 +95,52 @@ class FeatureExtractor:
     def _version(self, key: str) -> str:
         if key == "audio":
             return f"logmel/1: {BANDS} bands, 16 kHz, 25 ms every 10 ms, as AVLnet"
-        return self.backbones[key].version + ("; L2-normalised" if self.settings.normalize else "")
+        version = self.backbones[key].version
+        if self.device.type == "cuda":
+            version += "; mixed precision"
+        return version + ("; L2-normalised" if self.settings.normalize else "")
 
 
-class _Collector:
-    """Turns one video's frames into clips, clips into full batches, batches into features."""
+class ClipCutter:
+    """Cuts one video's frames into what a backbone sees: single frames, or clips."""
 
-    def __init__(self, backbone: Backbone, network: nn.Module, device: torch.device, batch_size: int) -> None:
+    def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
-        self._network = network
-        self._device = device
-        self._batch_size = batch_size
-        self._frames: np.ndarray | None = None
+        self._held: np.ndarray | None = None
         """Frames that a later clip still needs, ``[n, height, width, 3]``."""
-        self._items: list[np.ndarray] = []
-        self._features: list[torch.Tensor] = []
 
-    def push(self, frames: np.ndarray) -> None:
-        """Takes the next frames, uint8 ``[n, height, width, 3]``."""
+    def push(self, frames: np.ndarray) -> Iterator[np.ndarray]:
+        """Takes the next frames, uint8 ``[n, height, width, 3]``; gives each frame, or each clip that is whole."""
         length = self._backbone.clip_length
         if length is None:
-            self._items.extend(frames)
-        else:
-            held = frames if self._frames is None else np.concatenate((self._frames, frames))
-            start = 0
-            while start + length <= len(held):
-                self._items.append(held[start : start + length])
-                start += self._backbone.stride
-            self._frames = held[start:]
-        while len(self._items) >= self._batch_size:
-            self._compute()
+            yield from frames
+            return
+        held = frames if self._held is None else np.concatenate((self._held, frames))
+        start = 0
+        while start + length <= len(held):
+            yield held[start : start + length]
+            start += self._backbone.stride
+        self._held = held[start:]
 
-    def finish(self) -> torch.Tensor:
-        """All features, float32 ``[n, dim]`` on the CPU."""
+    def finish(self) -> Iterator[np.ndarray]:
+        """The clips that run past the end, filled up."""
         length = self._backbone.clip_length
-        if length is not None and self._frames is not None:
-            rest = self._frames
-            for start in range(0, len(rest), self._backbone.stride):
-                self._items.append(_filled(rest[start : start + length], length, self._backbone.padding))
-        while self._items:
-            self._compute()
-        return torch.cat(self._features) if self._features else torch.empty(0, self._backbone.dim)
-
-    def _compute(self) -> None:
-        items, self._items = self._items[: self._batch_size], self._items[self._batch_size :]
-        batch = np.zeros((self._batch_size, *items[0].shape), np.uint8)
-        for place, item in enumerate(items):
-            batch[place] = item
-        with torch.inference_mode():
-            features = self._network(torch.from_numpy(batch).to(self._device))
-        self._features.append(features[: len(items)].float().cpu())
+        if length is None or self._held is None:
+            return
+        for start in range(0, len(self._held), self._backbone.stride):
+            clip = self._held[start : start + length]
+            tail = np.zeros_like(clip[:1]) if self._backbone.padding == "black" else clip[-1:]
+            yield np.concatenate((clip, np.repeat(tail, length - len(clip), axis=0)))
 
 
-def _filled(frames: np.ndarray, length: int, padding: str) -> np.ndarray:
-    missing = length - len(frames)
-    tail = np.zeros_like(frames[:1]) if padding == "black" else frames[-1:]
-    return np.concatenate((frames, np.repeat(tail, missing, axis=0)))
+def _submit(session: Session, key: str, inputs: Iterator[np.ndarray]) -> None:
+    for frames in inputs:
+        session.submit(key, frames)
+
+
+def _laid_out(backbone: Backbone, device: torch.device) -> nn.Module:
+    """The network with channels last in memory on a GPU, where convolutions are faster so."""
+    network = backbone.load(device)
+    if device.type != "cuda":
+        return network
+    return network.to(memory_format=torch.channels_last if backbone.clip_length is None else torch.channels_last_3d)

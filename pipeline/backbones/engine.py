@@ -1,0 +1,224 @@
+"""Frames and clips of several videos at once through the networks of one device.
+
+Threads that decode submit what they have; one thread of the engine computes, in batches of a fixed size that hold
+what came first, of whichever video, and are filled up with zeros where nothing more comes. A feature therefore depends
+on its own frames only, and not on what was beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+PENDING_BYTES = 64 << 20
+"""Frames that may wait to be computed, or two batches if those are more; who submits more waits for room."""
+
+_Bucket = tuple[str, tuple[int, ...]]
+"""What can be in one batch: inputs of one network and one shape."""
+
+
+@dataclass
+class _Item:
+    session: Session
+    frames: np.ndarray
+
+
+class Session:
+    """One video's way through the engine: made by :meth:`Engine.session`, used by one thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.features: dict[str, list[np.ndarray]] = {}
+        """For each network, what was computed so far, in the order of submission."""
+        self.left = 0
+        """Inputs that were submitted and not computed yet."""
+        self.failure: Exception | None = None
+        self.closed = False
+
+    def submit(self, key: str, frames: np.ndarray) -> None:
+        """Hands a frame or clip, uint8 ``[..., height, width, 3]``, to the network ``key``; it must not change later.
+
+        All that a session gives to one network has one shape. Waits while too much is pending; raises what the computation failed with.
+        """
+        self._engine.put(key, _Item(self, frames))
+
+    def finish(self, key: str) -> np.ndarray:
+        """Waits for all that was submitted; the features of one network, float16 ``[n, dim]``, given away once."""
+        self._engine.wait_until(self, lambda: self.left == 0)
+        rows = self.features.pop(key, [])
+        return np.stack(rows) if rows else np.empty((0, 0), np.float16)
+
+
+class Engine:
+    """The networks of one device, and the thread that runs them."""
+
+    def __init__(
+        self, networks: Mapping[str, nn.Module], device: torch.device, batch_size: int, *, normalize: bool = False
+    ) -> None:
+        """Takes the networks over.
+
+        Args:
+            networks: name and network, on ``device``, uint8 ``[batch, ...]`` to float ``[batch, dim]``.
+            device: where they are.
+            batch_size: inputs at once; halved, for good, when the device runs out of memory.
+            normalize: whether features are L2-normalised.
+        """
+        self.batch_size = batch_size
+        self._networks = dict(networks)
+        self._device = device
+        self._normalize = normalize
+        self._change = threading.Condition()
+        self._buckets: dict[_Bucket, deque[_Item]] = {}
+        self._pending_bytes = 0
+        self._sessions = 0
+        self._blocked = 0
+        self._thread: threading.Thread | None = None
+        self._threads_of_torch = torch.get_num_threads()
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[Session]:
+        """A video's session; what it has not computed when it is left is dropped."""
+        session = Session(self)
+        with self._change:
+            self._sessions += 1
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="backbones", daemon=True)
+                self._thread.start()
+        try:
+            yield session
+        finally:
+            with self._change:
+                self._sessions -= 1
+                session.closed = True
+                self._drop(session)
+                self._change.notify_all()
+
+    def put(self, key: str, item: _Item) -> None:
+        """Appends an input once there is room for it."""
+        size = item.frames.nbytes
+        most = max(PENDING_BYTES, 2 * self.batch_size * size)
+        self.wait_until(item.session, lambda: self._pending_bytes + size <= most)
+        with self._change:
+            self._buckets.setdefault((key, item.frames.shape), deque()).append(item)
+            self._pending_bytes += size
+            item.session.left += 1
+            self._change.notify_all()
+
+    def wait_until(self, session: Session, holds: Callable[[], bool]) -> None:
+        """Blocks a session's thread until something holds; raises what its computation failed with."""
+        with self._change:
+            self._blocked += 1
+            self._change.notify_all()
+            self._change.wait_for(lambda: session.failure is not None or holds())
+            self._blocked -= 1
+            if session.failure is not None:
+                raise session.failure
+
+    def _run(self) -> None:
+        torch.set_num_threads(self._threads_of_torch)  # a new thread would take the process's first setting
+        under_way: tuple[list[_Item], str, torch.Tensor] | None = None
+        while True:
+            with self._change:
+                while under_way is None and self._ready() is None:
+                    if not self._sessions:
+                        self._thread = None
+                        return
+                    self._change.wait()
+                key, items = self._take()
+            # a GPU computes while the next batch is put together and the one before it is fetched
+            started = self._start(key, items) if items else None
+            if under_way is not None:
+                self._deliver(*under_way)
+            under_way = (items, key, started) if started is not None else None
+
+    def _ready(self) -> _Bucket | None:
+        """The fullest bucket, if it fills a batch, or if all sessions wait and nothing more can come."""
+        if not self._buckets:
+            return None
+        fullest = max(self._buckets, key=lambda bucket: len(self._buckets[bucket]))
+        full = len(self._buckets[fullest]) >= self.batch_size
+        return fullest if full or self._blocked >= self._sessions else None
+
+    def _take(self) -> tuple[str, list[_Item]]:
+        bucket = self._ready()
+        if bucket is None:
+            return "", []
+        waiting = self._buckets[bucket]
+        items = [waiting.popleft() for _ in range(min(self.batch_size, len(waiting)))]
+        if not waiting:
+            del self._buckets[bucket]
+        self._pending_bytes -= sum(item.frames.nbytes for item in items)
+        self._change.notify_all()
+        return bucket[0], items
+
+    def _start(self, key: str, items: list[_Item]) -> torch.Tensor | None:
+        """Starts a batch; float16 ``[batch, dim]`` on the device. None: it failed, or has to be done in halves."""
+        batch = np.zeros((self.batch_size, *items[0].frames.shape), np.uint8)
+        for place, item in enumerate(items):
+            batch[place] = item.frames
+        try:
+            with torch.inference_mode():
+                return self._compute(key, torch.from_numpy(batch))
+        except torch.OutOfMemoryError as error:
+            if self.batch_size == 1:
+                self._fail(items, error)
+            else:
+                self._halve(key, items)
+        except Exception as error:  # whatever it is, it ends these videos and not the thread
+            self._fail(items, error)
+        return None
+
+    def _compute(self, key: str, batch: torch.Tensor) -> torch.Tensor:
+        if self._device.type == "cuda":
+            batch = batch.pin_memory().to(self._device, non_blocking=True)
+        with torch.autocast(self._device.type, torch.float16, enabled=self._device.type == "cuda"):
+            features = self._networks[key](batch)
+        features = features.float()
+        return (functional.normalize(features, dim=1) if self._normalize else features).half()
+
+    def _deliver(self, items: list[_Item], key: str, features: torch.Tensor) -> None:
+        try:
+            rows = features.cpu().numpy()
+        except Exception as error:  # a GPU reports what failed when its results are fetched
+            self._fail(items, error)
+            return
+        with self._change:
+            for place, item in enumerate(items):
+                if not item.session.closed:
+                    item.session.features.setdefault(key, []).append(rows[place])
+                    item.session.left -= 1
+            self._change.notify_all()
+
+    def _halve(self, key: str, items: list[_Item]) -> None:
+        torch.cuda.empty_cache()
+        with self._change:
+            self.batch_size //= 2
+            waiting = self._buckets.setdefault((key, items[0].frames.shape), deque())
+            waiting.extendleft(reversed([item for item in items if not item.session.closed]))
+            self._pending_bytes += sum(item.frames.nbytes for item in items if not item.session.closed)
+            if not waiting:
+                del self._buckets[(key, items[0].frames.shape)]
+
+    def _fail(self, items: list[_Item], error: Exception) -> None:
+        with self._change:
+            for item in items:
+                item.session.failure = error
+            self._change.notify_all()
+
+    def _drop(self, session: Session) -> None:
+        for bucket in list(self._buckets):
+            kept = deque(item for item in self._buckets[bucket] if item.session is not session)
+            self._pending_bytes -= sum(item.frames.nbytes for item in self._buckets[bucket])
+            self._pending_bytes += sum(item.frames.nbytes for item in kept)
+            if kept:
+                self._buckets[bucket] = kept
+            else:
+                del self._buckets[bucket]
