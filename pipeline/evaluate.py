@@ -4,8 +4,8 @@
     python -m pipeline.evaluate --recipe mft-youcook2 --checkpoint latest_model.pth --run runs/published \\
         --shards shards/youcook2 --total 3350
 
-Writes ``metrics.json`` and ``ranks.parquet`` into the run's folder and shows a table. Recalls are percentages. The
-second form takes a published checkpoint, or any other.
+Writes ``metrics.json``, ``ranks.parquet`` and a page, ``retrieval.html``, into the run's folder and shows a table.
+Recalls are percentages. The second form takes a published checkpoint, or any other.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from rich.table import Table
 
 from pipeline.cli import console, run_verb, verb_parser
@@ -26,8 +24,9 @@ from pipeline.config import Recipe
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
-    from pipeline.benchmarks.embeddings import ClipEmbeddings
+    from pipeline.benchmarks.embeddings import ClipEmbeddings, Floats
     from pipeline.benchmarks.retrieval import RetrievalMetrics
+    from pipeline.benchmarks.retrieval_page import Ranks
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -42,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="default: metrics.json in the run's folder")
     arguments, overrides = parser.parse_known_args(argv)
 
+    from pipeline.benchmarks.retrieval_page import retrieval_page
     from pipeline.training.checkpoint import replace_file
     from pipeline.training.runs import best_checkpoint, read_recipe
 
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         recipe.evaluate.split = arguments.split
     checkpoint = arguments.checkpoint or best_checkpoint(arguments.run)
     clips = _embed(recipe, arguments.shards, checkpoint)
-    metrics, ranks = _measure(clips, arguments.total)
+    matrices, ranks, metrics = _measure(clips, arguments.total)
     result = {**_summary(metrics, clips, arguments.total), "seeded": recipe.seeded, "split": recipe.evaluate.split,
               "strategy": recipe.evaluate.strategy, "recipe": recipe.name, "shards": str(arguments.shards),
               "checkpoint": checkpoint.name}  # fmt: skip
@@ -58,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_file(out, lambda part: part.write_text(json.dumps(result, indent=2) + "\n"))
     replace_file(out.with_name("ranks.parquet"), lambda part: _write_ranks(part, clips, ranks))
+    page = retrieval_page(result, clips, matrices, ranks, recipe.to_dict())
+    replace_file(out.with_name("retrieval.html"), lambda part: part.write_text(page))
     _show(result)
     count = f"{len(clips.clip_ids):,} clips of split {recipe.evaluate.split}"
     console.print(f"evaluate: {count}, {checkpoint.name} → {out}", soft_wrap=True)
@@ -82,19 +84,20 @@ def _embed(recipe: Recipe, shards: Path, checkpoint: Path) -> ClipEmbeddings:
 
 def _measure(
     clips: ClipEmbeddings, total: int | None
-) -> tuple[dict[str, RetrievalMetrics], dict[str, NDArray[np.float64]]]:
-    """The metrics of each direction, and each query's rank, 1 is best."""
+) -> tuple[dict[str, Floats], dict[str, Ranks], dict[str, RetrievalMetrics]]:
+    """Of each direction: the similarities, each query's rank (1 is best), the metrics."""
     from pipeline.benchmarks.embeddings import similarities
     from pipeline.benchmarks.retrieval import match_ranks, metrics_of_ranks
 
     if total is not None and total < len(clips.clip_ids):
         raise InputError(f"--total {total}: but {len(clips.clip_ids)} clips are there")
-    ranks = {direction: match_ranks(matrix) for direction, matrix in similarities(clips).items()}
+    matrices = similarities(clips)
+    ranks = {direction: match_ranks(matrix) for direction, matrix in matrices.items()}
     metrics = {direction: metrics_of_ranks(values, total) for direction, values in ranks.items()}
-    return metrics, {direction: values + 1 for direction, values in ranks.items()}
+    return matrices, {direction: values + 1 for direction, values in ranks.items()}, metrics
 
 
-def _write_ranks(path: Path, clips: ClipEmbeddings, ranks: dict[str, NDArray[np.float64]]) -> None:
+def _write_ranks(path: Path, clips: ClipEmbeddings, ranks: dict[str, Ranks]) -> None:
     texts = clips.texts or [""] * len(clips.clip_ids)
     pq.write_table(pa.table({"clip_id": clips.clip_ids, "text": texts, **ranks}), path, compression="zstd")
 

@@ -97,3 +97,11 @@ def test_a_published_checkpoint_needs_no_run(folder: Path, tmp_path: Path) -> No
     assert json.loads((out / "metrics.json").read_text())["retrieval"] == expected
     with pytest.raises(InputError, match="is of another model than the recipe's"):
         evaluate.main([*arguments, "--checkpoint", str(published), "--model.projection_dim", "4"])
+
+
+def test_a_page_shows_figures_and_examples(folder: Path) -> None:
+    run(folder, "--total", "10")
+    page = (folder / "run" / "retrieval.html").read_text()
+    for shown in ("t → va", "v+a → t", "chance", "4 missing", "test-0/0", "what came first"):
+        assert shown in page
+    assert "http" not in page.replace("http://www.w3.org", "")
