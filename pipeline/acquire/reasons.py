@@ -56,9 +56,9 @@ class Failure:
 # fmt: off
 _MESSAGES: tuple[tuple[str, str], ...] = (
     ("disk_full", r"no space left on device|disk quota exceeded|errno 28\b"),
-    ("bot_check", r"not a bot|confirm you.?re not|captcha|the page needs to be reloaded|unusual traffic|"
+    ("bot_check", r"not a bot|confirm you.?re not|captcha|the page needs to be reloaded|unusual traffic|ip is likely being blocked|"
                   r"verify (that )?you are (a )?human"),
-    ("rate_limited", r"http error 429|too many requests|rate.?limit|isn.?t available, try again later"),
+    ("rate_limited", r"http error 429|too many requests|rate.?limit|content isn.?t available"),
     ("age_restricted", r"confirm your age|age.?restricted|inappropriate for some users|age verification"),
     ("members_only", r"members.?only|channel.?s members|join this channel|requires payment|premium (members|subscri)|"
                      r"subscribers? only|only available (to|for) (paid |paying )?(subscribers|patrons|members)|"
@@ -79,7 +79,7 @@ _MESSAGES: tuple[tuple[str, str], ...] = (
                    r"no formats|not available on this app|no playable formats"),
     ("removed", r"has been removed|been deleted|removed by the (uploader|user)|no longer available|"
                 r"violat(es|ing|ion)|community guidelines|terms of service|taken down|video is unavailable|"
-                r"video unavailable|content isn.?t available|video is not available|video is no longer|"
+                r"video unavailable|video is not available|video is no longer|"
                 r"this video isn.?t available|was deleted"),
     ("not_found", r"http error (404|410)|not found|looks truncated|does not exist|no such file|video does not exist|"
                   r"invalid (video|youtube) id"),
@@ -115,10 +115,9 @@ def classify_message(message: str) -> str:
 
 def clean_message(message: str) -> str:
     """The message in one line, without colours and without advice that is meant for yt-dlp's command line."""
-    text = " ".join(_COLOUR.sub("", message).split())
+    text = " ".join(_COLOUR.sub("", message).split()).removeprefix("ERROR: ")
     hint = _HINTS.search(text)
-    text = text[: hint.start()] if hint and hint.start() > 0 else text
-    return text.removeprefix("ERROR: ")
+    return text[: hint.start()] if hint and hint.start() > 0 else text
 
 
 def classify(error: BaseException) -> Failure:
