@@ -1,0 +1,70 @@
+import io
+import json
+from pathlib import Path
+
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from pipeline.training.logging import RunLog, Stopwatch, read_rows
+
+ROW = {"epoch": 0, "loss/tv": 0.5, "gradient_norm": 1.0, "learning_rate": 1e-3, "clips_per_second": 10.0}
+ROW |= {"data_wait": 0.25, "memory_bytes": 3_000_000_000}
+
+
+def write(run: Path, steps: range, *, step: int = 0, silent: bool = False) -> str:
+    console = Console(file=io.StringIO(), width=300)
+    with RunLog(run, console, step=step, total_steps=10, seconds=None, silent=silent) as log:
+        for number in steps:
+            log.write({"step": number, "loss": 1.0 / number, **ROW}, elapsed=float(number))
+    return console.file.getvalue()
+
+
+def scalars(run: Path) -> dict[int, float]:
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    return {event.step: event.value for event in events.Scalars("loss")}
+
+
+def test_rows_curves_and_a_line(tmp_path: Path) -> None:
+    shown = write(tmp_path, range(1, 4))
+    rows = read_rows(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert set(rows[0]) == {"step", "loss", "at", *ROW}
+    assert scalars(tmp_path).keys() == {1, 2, 3}
+    assert "step 1/10" in shown
+    assert "25% waiting for data" in shown
+    assert "tv 0.500" in shown
+    assert shown.count("\n") == 1  # without a terminal a line now and then, not one for every row
+
+
+def test_a_resumed_run_writes_over_what_a_crash_left_behind(tmp_path: Path) -> None:
+    write(tmp_path, range(1, 8))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 8, "lo')
+    write(tmp_path, range(5, 7), step=4)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert scalars(tmp_path).keys() == {1, 2, 3, 4, 5, 6}
+
+
+def test_other_ranks_write_nothing(tmp_path: Path) -> None:
+    assert write(tmp_path, range(1, 4), silent=True) == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_stopwatch_tells_waiting_from_working(monkeypatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("pipeline.training.logging.time.perf_counter", lambda: now[0])
+    stopwatch = Stopwatch(elapsed=50.0)
+
+    def slow():
+        for item in "ab":
+            now[0] += 3.0
+            yield item
+
+    for _ in stopwatch.waiting(slow()):
+        now[0] += 1.0
+    assert stopwatch.elapsed == 58.0
+    assert stopwatch.lap(16) == {"clips_per_second": 2.0, "data_wait": 0.75}
+    now[0] += 2.0
+    assert stopwatch.lap(4) == {"clips_per_second": 2.0, "data_wait": 0.0}
