@@ -1,8 +1,10 @@
-"""Localises the steps of a task in videos (CrossTask): ordered alignment of every second with the task's steps.
+"""Localises the steps of a task in videos: ordered alignment of every second with the steps.
 
     python -m pipeline.localize --run runs/mcn --shards shards/crosstask --tasks crosstask_release/tasks_primary.txt
+    python -m pipeline.localize --run runs/mcn --shards shards/miningyoutube
 
-Each video's captions are its annotated segments and carry the steps' names. Writes ``localization.json`` and
+Each video's captions are its annotated segments and carry the steps' names. Without ``--tasks`` a video's own segments,
+in their order, are its steps (MiningYouTube). Writes ``localization.json`` and
 ``localization.html``, with a picture of each video, into the run's folder, and shows a table. Figures are percentages.
 """
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 _PICTURES = 50
 """Videos that the page shows."""
+_ROWS = 30
+"""Tasks that the terminal's table shows."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,46 +39,49 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = verb_parser(__doc__)
     parser.add_argument("--run", type=Path, required=True, help="folder of the run, runs/<name>")
     parser.add_argument("--shards", type=Path, required=True, help="folder of shards with the annotated videos")
-    parser.add_argument("--tasks", type=Path, required=True, help="CrossTask's tasks_primary.txt")
+    parser.add_argument("--tasks", type=Path, help="CrossTask's tasks_primary.txt")
     parser.add_argument("--recipe", help="settings of a model that was not trained here; default: those of the run")
     parser.add_argument("--split", help="the videos' split; default: all videos")
     parser.add_argument("--checkpoint", type=Path, help="default: the run's best checkpoint, else its last")
     parser.add_argument("--radius", type=int, default=1, help="a window has so many seconds on both sides; default: 1")
     arguments, overrides = parser.parse_known_args(argv)
 
-    from pipeline.benchmarks.steps import localisation_figures, read_tasks
+    from pipeline.benchmarks.steps import cooking_or_other, localisation_figures
+    from pipeline.datasets.crosstask import read_tasks
     from pipeline.shards.reader import ShardSet
     from pipeline.training.checkpoint import replace_file
     from pipeline.training.runs import best_checkpoint, read_recipe
 
     recipe = read_recipe(arguments.run, arguments.recipe, overrides)
-    tasks = read_tasks(arguments.tasks)
+    tasks = None if arguments.tasks is None else read_tasks(arguments.tasks)
     checkpoint = arguments.checkpoint or best_checkpoint(arguments.run)
     shards = ShardSet(arguments.shards)
-    groups: dict[str, str] = {}
     with progress_bar() as progress:
-        videos = list(_scored(shards, tasks, recipe, checkpoint, arguments.radius, arguments.split, groups, progress))
-    if not any(video.truth.any() for video in videos):
+        scored = list(_scored(shards, tasks, recipe, checkpoint, arguments.radius, arguments.split, progress))
+    if not any(video.truth.any() for video, _ in scored):
         raise InputError(f"{arguments.shards}: no video of these tasks with a caption that is one of their steps")
+    videos = [video for video, _ in scored]
+    groups = {} if tasks is None else {task_id: cooking_or_other(task_id) for task_id in tasks}
     result = {**localisation_figures(videos, groups), "recipe": recipe.name, "seeded": recipe.seeded,
               "checkpoint": checkpoint.name, "radius": arguments.radius, "videos": len(videos)}  # fmt: skip
+    titles = {task.task_id: task.title for _, task in scored}
     for task_id, figures in result["tasks"].items():
-        figures["title"] = tasks[task_id].title
+        figures["title"] = titles[task_id]
     arguments.run.mkdir(parents=True, exist_ok=True)
     out = arguments.run / "localization.json"
     replace_file(out, lambda part: part.write_text(json.dumps(result, indent=2) + "\n"))
-    page = _page(result, videos, tasks, recipe)
+    page = _page(result, scored, recipe)
     replace_file(out.with_suffix(".html"), lambda part: part.write_text(page))
     _show(result)
     console.print(f"localize: {len(videos):,} videos, {checkpoint.name} → {out}", soft_wrap=True)
 
 
 def _scored(
-    shards: ShardSet, tasks: dict[str, Task], recipe: Recipe, checkpoint: Path, radius: int, split: str | None,
-    groups: dict[str, str], progress: Progress,
-) -> Iterator[VideoSteps]:  # fmt: skip
-    """The videos of the tasks with their scores; ``groups`` is filled with the tasks' categories."""
-    from pipeline.benchmarks.steps import VideoSteps, step_truth
+    shards: ShardSet, tasks: dict[str, Task] | None, recipe: Recipe, checkpoint: Path, radius: int,
+    split: str | None, progress: Progress,
+) -> Iterator[tuple[VideoSteps, Task]]:  # fmt: skip
+    """The videos of the tasks with their scores; without tasks, all that have captions."""
+    from pipeline.benchmarks.steps import VideoSteps, log_shares, own_steps, own_truth, step_truth
     from pipeline.benchmarks.windows import SecondScorer
     from pipeline.shards.batches import ClipReader
     from pipeline.text.words import WordVectors
@@ -94,21 +101,26 @@ def _scored(
     for number, video_id in enumerate(shards.ids):
         progress.advance(bar)
         sample = shards.read(video_id, arrays=False)
-        if sample.task_id not in tasks or (split is not None and sample.split != split):
+        if not sample.captions or (split is not None and sample.split != split):
             continue
-        task = tasks[sample.task_id]
-        if sample.category_1 is not None:
-            groups[task.task_id] = sample.category_1
-        scores = scorer.scores(number, task)
-        truth = step_truth(sample.captions, task.steps, len(scores))
-        yield VideoSteps(video_id, task.task_id, scores, truth)
+        if tasks is None:
+            task = own_steps(video_id, sample.captions)
+            scores = log_shares(scorer.scores(number, task))
+            truth = own_truth(sample.captions, len(scores))
+        elif sample.task_id in tasks:
+            task = tasks[sample.task_id]
+            scores = scorer.scores(number, task)
+            truth = step_truth(sample.captions, task.steps, len(scores))
+        else:
+            continue
+        yield VideoSteps(video_id, task.task_id, scores, truth), task
 
 
 def _show(result: dict[str, Any]) -> None:
     table = Table(title="Step localisation")
     for column in ("", "videos", "recall", "mean recall of videos", "recall by second", "mAP"):
         table.add_column(column, justify="left" if not column else "right")
-    for figures in result["tasks"].values():
+    for figures in list(result["tasks"].values())[:_ROWS]:
         table.add_row(figures["title"], str(figures["videos"]), *_cells(figures))
     for group, figures in result["groups"].items():
         table.add_row(f"mean: {group}", "", *_cells(figures), style="bold")
@@ -119,16 +131,16 @@ def _cells(figures: dict[str, Any]) -> list[str]:
     return [f"{figures[name]:.1f}" for name in ("recall", "recall_of_videos", "recall_by_second", "mAP")]
 
 
-def _page(result: dict[str, Any], videos: Sequence[VideoSteps], tasks: dict[str, Task], recipe: Recipe) -> str:
+def _page(result: dict[str, Any], scored: Sequence[tuple[VideoSteps, Task]], recipe: Recipe) -> str:
     from pipeline.pages.page import Section, Tile, render_report, table
 
     header = ["task", "videos", "recall", "mean recall of videos", "recall by second", "mAP"]
     rows = [[figures["title"], figures["videos"], *_cells(figures)] for figures in result["tasks"].values()]
     rows += [[f"mean: {group}", "", *_cells(figures)] for group, figures in result["groups"].items()]
-    pictures = "".join(_picture(video, tasks[video.task_id]) for video in videos[:_PICTURES])
+    pictures = "".join(_picture(video, task) for video, task in scored[:_PICTURES])
     note = (
         "Light: how well a second fits a step. Frame: where the step is annotated. Green: the second that the ordered "
-        f"alignment chose. The first {min(len(videos), _PICTURES)} of {len(videos)} videos."
+        f"alignment chose. The first {min(len(scored), _PICTURES)} of {len(scored)} videos."
     )
     mean = result["groups"]["all"]
     tiles = [Tile(f"{mean['recall']:.1f} %", "recall, mean of tasks"), Tile(f"{mean['mAP']:.1f} %", "mAP")]

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from pipeline import localize, train
-from pipeline.benchmarks.steps import Task
 from pipeline.benchmarks.windows import SecondScorer
 from pipeline.config import ClipSettings
+from pipeline.datasets.crosstask import Task
 from pipeline.errors import InputError
 from pipeline.shards.batches import ClipReader
 from pipeline.shards.reader import ShardSet
@@ -52,13 +52,23 @@ def test_from_shards_to_table_and_pictures(
     localize.main(arguments(folder, run))
     result = json.loads((run / "localization.json").read_text())
     assert result["videos"] == 3
-    assert set(result["groups"]) == {"all", "Food"}
+    assert set(result["groups"]) == {"all", "cooking"}
     assert 0 <= result["tasks"]["42"]["recall"] <= 100
     assert result["tasks"]["42"]["title"] == "Make a pancake"
     page = (run / "localization.html").read_text()
     assert page.count("<svg") >= 3
     assert "flip it" in page
     assert "mean: all" in capsys.readouterr().err
+
+
+def test_without_tasks_the_videos_own_segments_are_the_steps(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    recipe = str(write_recipe(tmp_path))
+    train.main(["--recipe", recipe, "--shards", str(folder / "shards"), "--run", str(run), "--train.steps", "1"])
+    localize.main(["--run", str(run), "--shards", str(folder / "crosstask")])
+    result = json.loads((run / "localization.json").read_text())
+    assert set(result["tasks"]) == {"video-0", "video-1", "video-2"}
+    assert set(result["groups"]) == {"all"}
 
 
 class SecondModel(torch.nn.Module):

@@ -1,4 +1,4 @@
-"""Step localisation on CrossTask: its files, its truth per second, and its figures per task."""
+"""Step localisation on CrossTask and MiningYouTube: the truth per second, and figures per task."""
 
 from __future__ import annotations
 
@@ -6,25 +6,18 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.benchmarks.alignment import Flags, Floats, align_by_maximum, align_steps, step_counts
-from pipeline.errors import InputError
+from pipeline.datasets.crosstask import Task
 from pipeline.types import Caption
 
 FIGURES = ("recall", "recall_of_videos", "recall_by_second", "mAP")
 
-
-@dataclass(frozen=True)
-class Task:
-    """A task of CrossTask and its steps in order."""
-
-    task_id: str
-    title: str
-    steps: tuple[str, ...]
+_NOT_COOKING = frozenset({"59684", "16815", "44789", "40567"})
+"""CrossTask's shelves, jacking up a car, oil, tyre."""
 
 
 @dataclass
@@ -39,35 +32,6 @@ class VideoSteps:
     """``[T, K]``: 1 where the step is annotated."""
 
 
-def read_tasks(path: Path) -> dict[str, Task]:
-    """Tasks by id from ``tasks_primary.txt``: blocks of id, title, URL, number of steps, steps; a blank line between.
-
-    Raises:
-        InputError: the file is missing or of another layout.
-    """
-    try:
-        lines = [line.strip() for line in path.read_text().splitlines()]
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); it comes with CrossTask's release") from None
-    blocks: list[list[str]] = [[]]
-    for line in lines:
-        if line:
-            blocks[-1].append(line)
-        elif blocks[-1]:
-            blocks.append([])
-    tasks = {}
-    for number, block in enumerate(filter(None, blocks), 1):
-        steps = tuple(block[4].split(",")) if len(block) == 5 else ()
-        if not steps or not block[3].isdigit() or int(block[3]) != len(steps):
-            raise InputError(
-                f"{path}: task {number} is not a block of id, title, URL, number of steps and that many steps"
-            )
-        tasks[block[0]] = Task(block[0], block[1], steps)
-    if not tasks:
-        raise InputError(f"{path}: holds no task")
-    return tasks
-
-
 def step_truth(captions: Sequence[Caption], steps: Sequence[str], seconds: int) -> Flags:
     """The annotation per second, int8 ``[seconds, K]``.
 
@@ -80,6 +44,30 @@ def step_truth(captions: Sequence[Caption], steps: Sequence[str], seconds: int) 
         if caption.text in number_of:
             truth[math.floor(caption.start) : math.ceil(caption.end), number_of[caption.text]] = 1
     return truth
+
+
+def own_steps(video_id: str, captions: Sequence[Caption]) -> Task:
+    """A video's own segments in order as the steps of a task of its own (MiningYouTube)."""
+    return Task(video_id, video_id, tuple(caption.text for caption in captions))
+
+
+def own_truth(captions: Sequence[Caption], seconds: int) -> Flags:
+    """As :func:`step_truth`, where each segment is a step of its own, int8 ``[seconds, segments]``."""
+    truth = np.zeros((seconds, len(captions)), np.int8)
+    for number, caption in enumerate(captions):
+        truth[math.floor(caption.start) : math.ceil(caption.end), number] = 1
+    return truth
+
+
+def log_shares(scores: Floats) -> Floats:
+    """The logarithm of each step's share of its second, by softmax: how MCN scores MiningYouTube."""
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def cooking_or_other(task_id: str) -> str:
+    """The group of one of CrossTask's primary tasks."""
+    return "other" if task_id in _NOT_COOKING else "cooking"
 
 
 def average_precision(scores: Floats, truth: Flags) -> float:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.benchmarks.alignment import Floats
-from pipeline.benchmarks.steps import Task
+from pipeline.datasets.crosstask import Task
 from pipeline.errors import InputError
 from pipeline.shards.batches import Batch, ClipReader, Narration
 from pipeline.shards.clips import Clip, time_to_frame

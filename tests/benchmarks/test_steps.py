@@ -1,34 +1,20 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.benchmarks.steps import VideoSteps, average_precision, localisation_figures, read_tasks, step_truth
-from pipeline.errors import InputError
+from pipeline.benchmarks.steps import (
+    VideoSteps,
+    average_precision,
+    cooking_or_other,
+    localisation_figures,
+    log_shares,
+    own_steps,
+    own_truth,
+    step_truth,
+)
 from pipeline.types import Caption
-from tests.conftest import ANNOTATIONS, needs_shared
-
-
-@needs_shared
-def test_reads_the_official_file() -> None:
-    tasks = read_tasks(ANNOTATIONS / "crosstask" / "tasks_primary.txt")
-    assert tasks["59684"].title == "Build Simple Floating Shelves"
-    assert tasks["59684"].steps == ("cut shelve", "assemble shelve", "attach shelve")
-    assert len(tasks["23521"].steps) == 6
-
-
-def test_another_layout_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "tasks.txt"
-    with pytest.raises(InputError, match="cannot be read"):
-        read_tasks(path)
-    path.write_text("1\nMake tea\nhttps://example.org\n3\nboil water,pour water\n")
-    with pytest.raises(InputError, match="task 1 is not a block"):
-        read_tasks(path)
-    path.write_text("\n")
-    with pytest.raises(InputError, match="holds no task"):
-        read_tasks(path)
 
 
 def test_a_segment_counts_from_its_first_second_to_its_last() -> None:
@@ -36,6 +22,23 @@ def test_a_segment_counts_from_its_first_second_to_its_last() -> None:
     truth = step_truth(captions, ("pour", "stir"), 10)
     assert np.flatnonzero(truth[:, 1]).tolist() == [1, 2, 3]
     assert np.flatnonzero(truth[:, 0]).tolist() == [8, 9]
+
+
+def test_without_a_list_of_steps_each_segment_is_one_even_where_names_repeat() -> None:
+    captions = [Caption(0.0, 2.0, "crack egg"), Caption(2.0, 3.0, "stir"), Caption(4.0, 5.0, "crack egg")]
+    assert own_steps("v", captions).steps == ("crack egg", "stir", "crack egg")
+    assert own_truth(captions, 5).T.tolist() == [[1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 1]]
+
+
+def test_log_shares_are_torchs_log_softmax() -> None:
+    scores = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32) * 100
+    expected = torch.log_softmax(torch.from_numpy(scores), dim=1).numpy()
+    np.testing.assert_allclose(log_shares(scores), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_groups_of_crosstask() -> None:
+    assert cooking_or_other("40567") == "other"
+    assert cooking_or_other("91515") == "cooking"
 
 
 def test_average_precision_by_hand() -> None:
