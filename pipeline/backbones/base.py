@@ -66,3 +66,16 @@ class Normalize(nn.Module):
         """``[batch, ..., 3]`` uint8 to ``[batch, 3, ...]`` float32."""
         normal = (frames.float() - self.get_buffer("mean")) * self.get_buffer("inverse_std")
         return normal.movedim(-1, 1)
+
+
+class Normalized(nn.Module):
+    """A network behind the normalisation that it was trained with."""
+
+    def __init__(self, network: nn.Module, normalize: Normalize) -> None:
+        super().__init__()
+        self.normalize = normalize
+        self.network = network
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        """uint8 ``[batch, ..., 3]``, frames or clips, to float ``[batch, dim]``."""
+        return self.network(self.normalize(frames))

@@ -46,7 +46,8 @@ class Session:
     def submit(self, key: str, frames: np.ndarray) -> None:
         """Hands a frame or clip, uint8 ``[..., height, width, 3]``, to the network ``key``; it must not change later.
 
-        All that a session gives to one network has one shape. Waits while too much is pending; raises what the computation failed with.
+        All that a session gives to one network has one shape. Waits while too much is pending; raises what the
+        computation failed with.
         """
         self._engine.put(key, _Item(self, frames))
 

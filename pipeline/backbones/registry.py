@@ -7,24 +7,29 @@ from collections.abc import Callable
 from functools import partial
 
 from pipeline.backbones.base import Backbone
+from pipeline.backbones.clip import clip_vit_b32
 from pipeline.backbones.resnet152 import resnet152
 from pipeline.backbones.resnext101_3d import resnext101_3d
+from pipeline.backbones.s3d import s3d_howto100m
 from pipeline.backbones.seeded import seeded_2d, seeded_3d
 from pipeline.backbones.slowfast import slowfast
+from pipeline.backbones.timm_frames import PREFIX, timm_frames
 from pipeline.errors import InputError
 
 _BACKBONES: dict[str, Callable[[], Backbone]] = {
+    "clip_vit_b32": clip_vit_b32,
     "resnet152": resnet152,
     "resnext101_3d": resnext101_3d,
     "slowfast_r50": partial(slowfast, "slowfast_r50"),
     "slowfast_r101": partial(slowfast, "slowfast_r101"),
+    "s3d_howto100m": s3d_howto100m,
     "seeded_2d": seeded_2d,
     "seeded_3d": seeded_3d,
 }
 
 
 def backbone_names() -> list[str]:
-    """The names that :func:`get_backbone` knows."""
+    """The names that :func:`get_backbone` knows, beside ``timm:<name>``."""
     return sorted(_BACKBONES)
 
 
@@ -36,6 +41,8 @@ def get_backbone(name: str) -> Backbone:
     """
     if name in _BACKBONES:
         return _BACKBONES[name]()
+    if name.startswith(PREFIX):
+        return timm_frames(name)
     nearest = difflib.get_close_matches(name, backbone_names(), n=1)
     hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(backbone_names())}"
     raise InputError(f"there is no backbone {name} ({hint})")

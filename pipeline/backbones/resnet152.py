@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import torch
 import torchvision
 from torch import nn
 
-from pipeline.backbones.base import Backbone, Normalize
+from pipeline.backbones.base import Backbone, Normalize, Normalized
 from pipeline.backbones.weights import fetch_weights, filled
 from pipeline.media.decode import FrameFormat
 
 URL = torchvision.models.ResNet152_Weights.IMAGENET1K_V1.url
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-class FrameFeatures(nn.Module):
-    """A network whose head is an identity, behind the normalisation it was trained with."""
-
-    def __init__(self, network: nn.Module, normalize: Normalize) -> None:
-        super().__init__()
-        self.normalize = normalize
-        self.network = network
-
-    def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """uint8 ``[batch, height, width, 3]`` to float32 ``[batch, dim]``."""
-        return self.network(self.normalize(frames))
 
 
 def resnet152() -> Backbone:
@@ -43,4 +29,4 @@ def _build() -> nn.Module:
     weights = fetch_weights("resnet152", URL, check_hash=True)
     network = filled("resnet152", torchvision.models.resnet152, weights)
     network.fc = nn.Identity()
-    return FrameFeatures(network, Normalize(IMAGENET_MEAN, IMAGENET_STD))
+    return Normalized(network, Normalize(IMAGENET_MEAN, IMAGENET_STD))

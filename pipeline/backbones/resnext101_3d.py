@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pipeline.backbones.base import Backbone, Normalize
+from pipeline.backbones.base import Backbone, Normalize, Normalized
 from pipeline.backbones.weights import fetch_weights, filled
 from pipeline.media.decode import FrameFormat
 
@@ -76,19 +76,6 @@ def _stage(channels: int, width: int, blocks: int, stride: int) -> tuple[nn.Sequ
     return nn.Sequential(first, *rest), channels_out
 
 
-class ClipFeatures(nn.Module):
-    """A network for clips, behind the normalisation it was trained with."""
-
-    def __init__(self, network: nn.Module, normalize: Normalize) -> None:
-        super().__init__()
-        self.normalize = normalize
-        self.network = network
-
-    def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        """uint8 ``[batch, time, height, width, 3]`` to float32 ``[batch, dim]``."""
-        return self.network(self.normalize(clips))
-
-
 def resnext101_3d() -> Backbone:
     """2048-d clip features at 1.5 per second: 16 frames at 24 per second, the last clip filled up with black."""
     return Backbone(
@@ -106,4 +93,4 @@ def resnext101_3d() -> Backbone:
 def _build() -> nn.Module:
     network = filled("resnext101_3d", ResNeXt3D, fetch_weights("resnext101_3d", URL))
     # the published network takes pixels from 0 to 255 with the mean removed
-    return ClipFeatures(network, Normalize(KINETICS_MEAN, (1 / 255, 1 / 255, 1 / 255)))
+    return Normalized(network, Normalize(KINETICS_MEAN, (1 / 255, 1 / 255, 1 / 255)))

@@ -30,6 +30,26 @@ def put_checkpoint(torch_home: Path, file_name: str, content: Any) -> Path:
     return path
 
 
+class _Holder(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def put_program(torch_home: Path, file_name: str, state: dict[str, torch.Tensor]) -> None:
+    """Writes weights as a TorchScript program, as OpenAI publishes CLIP."""
+    root = _Holder()
+    for key, value in state.items():
+        *parents, leaf = key.split(".")
+        module: torch.nn.Module = root
+        for parent in parents:
+            if parent not in dict(module.named_children()):
+                module.add_module(parent, _Holder())
+            module = module.get_submodule(parent)
+        module.register_buffer(leaf, value)
+    path = torch_home / "hub" / "checkpoints" / file_name
+    torch.jit.script(root).save(str(path))
+
+
 def put_pytorchvideo(torch_home: Path, revision: str) -> Path:
     """Puts the installed PyTorchVideo where torch.hub keeps its repository."""
     folder = torch_home / "hub" / f"facebookresearch_pytorchvideo_{revision}"

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from pipeline.backbones import slowfast
+from pipeline.backbones.base import Normalized
 from pipeline.backbones.extractor import FeatureExtractor
 from pipeline.backbones.registry import get_backbone
 from pipeline.config import ExtractSettings
 from pipeline.errors import InputError
-from tests.backbones.hub import golden_state, put_checkpoint, put_pytorchvideo
+from tests.backbones.hub import golden_state, put_checkpoint, put_program, put_pytorchvideo
 from tests.conftest import GOLDEN, VIDEOS, needs_shared
 
 pytestmark = needs_shared
@@ -101,11 +102,113 @@ def test_slowfast_from_a_copy_that_nobody_pinned(tmp_path: Path, monkeypatch: py
         assert backbone.load()(clip).shape == (1, backbone.dim)
 
 
+@pytest.mark.slow
+def test_s3d_on_the_golden_clip(torch_home: Path) -> None:
+    put_checkpoint(torch_home, "s3d_howto100m.pth", golden_state("s3d_howto100m", 65))
+    golden = np.load(GOLDEN / "s3d_howto100m.npz")
+    network = get_backbone("s3d_howto100m").load()
+    assert isinstance(network, Normalized)
+    random = np.random.RandomState(int(golden["input_seed"]))
+    clips = random.uniform(0, 1, golden["input_shape"]).astype(np.float32)
+    with torch.inference_mode():
+        ours = network.network(torch.from_numpy(clips)).numpy()
+        pixels = torch.from_numpy((clips[:1] * 255).round().astype(np.uint8)).movedim(1, -1)
+        from_pixels = network(pixels).numpy()
+    theirs = golden["mixed_5c"]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max())
+    assert cosine(from_pixels, theirs[:1]).min() >= 0.999
+
+
+@pytest.mark.slow
+def test_clip_gives_what_timm_gives_with_the_same_weights(torch_home: Path) -> None:
+    import timm
+
+    theirs = timm.create_model("vit_base_patch32_clip_quickgelu_224.openai", pretrained=False, num_classes=512).eval()
+    state = theirs.state_dict()
+    random = torch.Generator().manual_seed(1)
+    for key, value in state.items():  # timm starts with zeros where training would not leave any
+        state[key] = (value + 0.02 * torch.randn(value.shape, generator=random)).half().float()
+    state["head.bias"].zero_()
+    theirs.load_state_dict(state)
+    published = clip_state_from_timm(state)
+    put_program(torch_home, "ViT-B-32.pt", published)
+    backbone = get_backbone("clip_vit_b32")
+    network = backbone.load()
+    frames = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8, generator=random)
+    mean, std = (torch.tensor(theirs.pretrained_cfg[key]) for key in ("mean", "std"))
+    with torch.inference_mode():
+        expected = theirs(((frames / 255 - mean) / std).movedim(-1, 1))
+        ours = network(frames)
+    assert ours.shape == (2, backbone.dim)
+    torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4)
+    put_checkpoint(torch_home, "ViT-B-32.pt", published)  # a file of weights alone does as well
+    assert all(map(torch.equal, backbone.load().parameters(), network.parameters()))
+
+
+def clip_state_from_timm(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same weights under the names of OpenAI's file, as half floats like there."""
+    renamed = {
+        "cls_token": "class_embedding",
+        "pos_embed": "positional_embedding",
+        "patch_embed.proj.weight": "conv1.weight",
+        "head.weight": "proj",
+    }
+    parts = {
+        "norm_pre": "ln_pre",
+        "norm.": "ln_post.",
+        "blocks": "transformer.resblocks",
+        "norm1": "ln_1",
+        "norm2": "ln_2",
+        "attn.qkv.": "attn.in_proj_",
+        "attn.proj": "attn.out_proj",
+        "mlp.fc1": "mlp.c_fc",
+        "mlp.fc2": "mlp.c_proj",
+    }
+    result = {"logit_scale": torch.tensor(1.0)}  # and what else is not of the image tower
+    for key, value in state.items():
+        if key == "head.bias":
+            continue
+        name = renamed.get(key, key)
+        if name == key:
+            for theirs, ours in parts.items():
+                name = name.replace(theirs, ours, 1)
+        value = value.T if key == "head.weight" else value.squeeze() if key in ("cls_token", "pos_embed") else value
+        result[f"visual.{name}"] = value.half().contiguous()
+    return result
+
+
+@pytest.mark.slow
+def test_any_network_of_timm(torch_home: Path) -> None:
+    import timm
+
+    network = timm.create_model("resnet18.a1_in1k", pretrained=False).eval()
+    put_checkpoint(torch_home, "resnet18_a1_0-d63eafa0.pth", network.state_dict())
+    backbone = get_backbone("timm:resnet18.a1_in1k")
+    assert backbone.dim == 512 and backbone.frame_format.crop
+    frames = torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        ours = backbone.load()(frames)
+        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+        expected = network.forward_head(
+            network.forward_features(((frames / 255 - mean) / std).movedim(-1, 1)), pre_logits=True
+        )
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_that_timm_does_not_have() -> None:
+    with pytest.raises(InputError, match="did you mean timm:resnet18"):
+        get_backbone("timm:resnet81.a1_in1k")
+
+
 @pytest.mark.parametrize(
     ("name", "file"),
     [
         ("resnet152", "hub/checkpoints/resnet152-394f9c45.pth"),
         ("resnext101_3d", "hub/checkpoints/resnext101.pth"),
+        ("s3d_howto100m", "hub/checkpoints/s3d_howto100m.pth"),
+        ("clip_vit_b32", "hub/checkpoints/ViT-B-32.pt"),
+        ("timm:resnet18.a1_in1k", "hub/checkpoints/resnet18_a1_0-d63eafa0.pth"),
+        ("timm:vit_base_patch32_clip_224.openai", "hub/checkpoints/vit_base_patch32_clip_224.openai.safetensors"),
         ("slowfast_r50", "hub/checkpoints/SLOWFAST_8x8_R50.pyth"),
         ("slowfast_r50", f"hub/facebookresearch_pytorchvideo_{slowfast.REVISION}"),
     ],
