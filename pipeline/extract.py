@@ -1,6 +1,7 @@
 """Extracts features of the downloaded videos of a manifest into shards.
 
     python -m pipeline.extract manifests/howto100m.parquet --videos videos --recipe mft
+    python -m pipeline.extract --inspect FILE        # what it would make of one file, with a picture
 
 Each worker writes its own shards. It can be stopped or killed at any moment: the same command continues, and every
 video is in one shard once, or in the ledger with the reason why it is not.
@@ -110,14 +111,47 @@ class Worker:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the verb."""
     parser = verb_parser(__doc__, recipe="mft")
-    parser.add_argument("manifest", type=Path, help="the list of videos, from python -m pipeline.manifest")
+    parser.add_argument("manifest", type=Path, nargs="?", help="the list of videos, from python -m pipeline.manifest")
+    parser.add_argument("--inspect", type=Path, metavar="FILE", help="show what is made of one file, and nothing else")
     parser.add_argument("--videos", type=Path, default=Path("videos"), help="folder of the videos; default: videos")
     parser.add_argument("--shards", type=Path, help="folder for the shards; default: shards/<manifest's name>")
     parser.add_argument("--workers", type=int, help="workers; default: one per GPU, else one per two CPUs")
     parser.add_argument("--ray-address", help="a Ray cluster to run on; default: this machine")
     parser.add_argument("--retry", action="append", default=[], metavar="REASON", help="try such failures again")
     arguments, recipe = parse_with_recipe(parser, argv)
-    run(arguments, recipe)
+    if arguments.inspect is not None:
+        inspect(arguments.inspect, recipe.extract)
+    elif arguments.manifest is not None:
+        run(arguments, recipe)
+    else:
+        parser.error("give a manifest, or a file to --inspect")
+
+
+def inspect(path: Path, settings: ExtractSettings) -> None:
+    """Prints one file's streams and features, and writes its contact sheet into the current folder.
+
+    Raises:
+        InputError: the file cannot be used, or there is no such backbone.
+    """
+    from rich.table import Table
+
+    from pipeline.backbones.inspection import draw, feature_rows, inspect_video, stream_rows
+
+    try:
+        inspection = inspect_video(path, settings)
+    except MediaError as error:
+        raise InputError(str(error)) from None
+    table = Table(show_header=False, box=None)
+    for row in [*stream_rows(inspection.info), *feature_rows(inspection)]:
+        table.add_row(*row)
+    console.print(table)
+    for note in inspection.notes:
+        console.print(f"note: {note}", markup=False)
+    if inspection.missing:
+        console.print(f"no features: {inspection.missing}", markup=False, soft_wrap=True)
+    picture = Path(f"{path.stem}.inspect.png")
+    draw(inspection, picture)
+    console.print(f"frames and spectrogram: {picture}", markup=False, soft_wrap=True)
 
 
 def run(arguments: argparse.Namespace, recipe: Recipe) -> None:

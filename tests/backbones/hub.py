@@ -47,6 +47,7 @@ def put_program(torch_home: Path, file_name: str, state: dict[str, torch.Tensor]
             module = module.get_submodule(parent)
         module.register_buffer(leaf, value)
     path = torch_home / "hub" / "checkpoints" / file_name
+    path.parent.mkdir(parents=True, exist_ok=True)
     torch.jit.script(root).save(str(path))
 
 
