@@ -17,7 +17,7 @@ import itertools
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from pipeline.config import LossSettings, ModelSettings
 from pipeline.models import MFT
+from pipeline.models.davenet import Davenet
 from pipeline.models.fusion import FusionTransformer
 from pipeline.objectives import build_loss
 from pipeline.objectives.combinatorial import TERMS
@@ -44,7 +45,7 @@ Modality = tuple[Tensor, Tensor]
 
 def published_outputs(model: MFT, batch: Batch) -> dict[str, Tensor]:
     """The embeddings of a batch, computed the published way with the model's weights."""
-    spectrogram = published_davenet(model, batch["audio"])
+    spectrogram = published_davenet(model.davenet, batch["audio"])
     frames_per_token = -(-batch["audio_mask"].shape[1] // spectrogram.shape[1])
     audio_mask = F.max_pool1d(batch["audio_mask"].unsqueeze(0), frames_per_token).squeeze(0)
     raw = {
@@ -119,18 +120,16 @@ def published_projection(head: nn.Module, x: Tensor) -> Tensor:
     return F.glu(torch.cat([x, head.cg.fc(x)], dim=1), dim=1)
 
 
-def published_davenet(model: MFT, spectrogram: Tensor) -> Tensor:
+def published_davenet(net: Davenet, spectrogram: Tensor) -> Tensor:
     """The audio network as a convolution over images of height 40, then 1; tokens ``[batch, time, dim]``."""
 
     def norm(x: Tensor, layer: nn.BatchNorm1d) -> Tensor:
-        return F.batch_norm(
-            x, layer.running_mean, layer.running_var, layer.weight, layer.bias, model.training, 0.1, 1e-5
-        )
+        statistics = layer.running_mean, layer.running_var
+        return F.batch_norm(x, *statistics, layer.weight, layer.bias, layer.training, layer.momentum, layer.eps)
 
     def convolve(x: Tensor, layer: nn.Module) -> Tensor:
         return F.conv2d(x, layer.weight, stride=layer.stride, padding=(0, layer.padding))
 
-    net = model.davenet
     x = F.relu(norm(convolve(spectrogram.unsqueeze(1), net.conv1), net.bn1))
     for stage in range(1, net.stages + 1):
         for block in net.get_submodule(f"layer{stage}"):
@@ -222,12 +221,11 @@ def differences(ours: Step, published: Step, batch: Batch) -> dict[str, float]:
     gradients = {name: p.grad.clone() for name, p in ours.model.named_parameters() if p.grad is not None}
     published_total, published_out = published(batch)
     scale = published.scaler.get_scale() if published.scaler.is_enabled() else 1.0
-    embeddings = [name for name in published_out if name.endswith("_embed")]
-    theirs = {name: p.grad / scale for name, p in published.model.named_parameters() if p.grad is not None}
+    theirs = {name: p.grad.div_(scale) for name, p in published.model.named_parameters() if p.grad is not None}
     return {
         "loss": float((loss - published_total).abs() / published_total.abs()),
-        "outputs": max(apart(outputs[name], published_out[name]) for name in embeddings),
-        "gradients": length({name: gradients[name] - value for name, value in theirs.items()}) / length(theirs),
+        "outputs": max(apart(outputs[name], value) for name, value in published_out.items() if name.endswith("_embed")),
+        "gradients": length(gradients[name] - value for name, value in theirs.items()) / length(theirs.values()),
     }
 
 
@@ -235,8 +233,8 @@ def apart(first: Tensor, second: Tensor) -> float:
     return float((first.double() - second.double()).abs().max() / second.double().abs().max())
 
 
-def length(vectors: Mapping[str, Tensor]) -> float:
-    return float(torch.stack([vector.double().norm() for vector in vectors.values()]).norm())
+def length(vectors: Iterable[Tensor]) -> float:
+    return float(torch.stack([vector.norm().double() for vector in vectors]).norm())
 
 
 def time_step(step: Callable[[Batch], object], batch: Batch, device: str) -> float:

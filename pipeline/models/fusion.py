@@ -79,16 +79,15 @@ class FusionTransformer(nn.Module):
         """
         sources = self._sources(tokens)
         counts = tuple((name, source.values.shape[1]) for name, source in sources.items())
-        plan = _plan(counts, tuple(combinations), self.cls_token is not None)
         valid = torch.cat([source.mask for source in sources.values()], dim=1)
         x = torch.cat([source.values for source in sources.values()], dim=1)
+        plan = _plan(counts, tuple(combinations), self.cls_token is not None, x.device)
         valid_copies = plan.lay_out(valid)
-        means = _means(plan.embedding_of_copy.to(x.device), valid_copies, x.dtype)
-
+        own = plan.embedding_of_copy & valid_copies.unsqueeze(1)
         if not self.blocks:
-            return dict(zip(plan.embeddings, (means @ plan.lay_out(x)).unbind(1), strict=True))
-        sees_source = plan.sees_source.to(x.device) & valid.unsqueeze(1)
-        sees_copy = plan.sees_copy.to(x.device) & valid_copies.unsqueeze(1)
+            return dict(zip(plan.embeddings, _mean(plan.lay_out(x), own).unbind(1), strict=True))
+        sees_source = plan.sees_source & valid.unsqueeze(1)
+        sees_copy = plan.sees_copy & valid_copies.unsqueeze(1)
         last = len(self.blocks) - 1
         for number, module in enumerate(self.blocks):
             block = cast(Block, module)
@@ -98,7 +97,7 @@ class FusionTransformer(nn.Module):
             x = x + block.attn(queries, keys, values, sees_source if number == 0 else sees_copy)
             hidden = block.mlp.hidden(block.norm2(x))
             if number == last:
-                x, hidden = means @ x, means @ hidden
+                x, hidden = _mean(x, own), _mean(hidden, own)
             x = x + block.mlp.fc2(hidden)
         return dict(zip(plan.embeddings, x.unbind(1), strict=True))
 
@@ -150,24 +149,36 @@ class _Plan(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def _plan(counts: tuple[tuple[str, int], ...], combinations: tuple[Combination, ...], class_token: bool) -> _Plan:
+def _plan(
+    counts: tuple[tuple[str, int], ...], combinations: tuple[Combination, ...], class_token: bool, device: torch.device
+) -> _Plan:
     names = [name for name, _ in counts]
+    lengths = [count for _, count in counts]
     parts = [(c, name) for c in combinations for name in names if name in c or name == CLASS]
-    length = dict(counts)
-    copies = [part for part in parts for _ in range(length[part[1]])]
-    sources = [name for name, count in counts for _ in range(count)]
-    embeddings = tuple(part for part in parts if not class_token or part[1] == CLASS)
+    order = [names.index(name) for _, name in parts]
+    embeddings = [part for part in parts if not class_token or part[1] == CLASS]
+
+    def table(rows: list[list[bool]], row_lengths: list[int], column_lengths: list[int]) -> Tensor:
+        """A yes or no for each pair of stretches, spread over their tokens."""
+        return torch.tensor(rows)[_places(row_lengths)][:, _places(column_lengths)].to(device)
+
+    copies = [lengths[source] for source in order]
     return _Plan(
-        counts=tuple(count for _, count in counts),
-        order=tuple(names.index(name) for _, name in parts),
-        sees_source=torch.tensor([[name in c or name == CLASS for name in sources] for c, _ in copies]),
-        sees_copy=torch.tensor([[other == c for other, _ in copies] for c, _ in copies]),
-        embeddings=embeddings,
-        embedding_of_copy=torch.tensor([[copy == part for copy in copies] for part in embeddings]),
+        counts=tuple(lengths),
+        order=tuple(order),
+        sees_source=table([[name in c or name == CLASS for name in names] for c, _ in parts], copies, lengths),
+        sees_copy=table([[other == c for other, _ in parts] for c, _ in parts], copies, copies),
+        embeddings=tuple(embeddings),
+        embedding_of_copy=table([[part == of for part in parts] for of in embeddings], [1] * len(embeddings), copies),
     )
 
 
-def _means(embedding_of_copy: Tensor, valid: Tensor, dtype: torch.dtype) -> Tensor:
-    """``[batch, embeddings, copies]``: weights whose product with the copies is the mean of an embedding's own."""
-    own = (embedding_of_copy & valid.unsqueeze(1)).to(dtype)
-    return own / own.sum(dim=2, keepdim=True)
+def _places(lengths: list[int]) -> Tensor:
+    """Number of the stretch that each token is in."""
+    return torch.tensor([number for number, length in enumerate(lengths) for _ in range(length)])
+
+
+def _mean(copies: Tensor, own: Tensor) -> Tensor:
+    """The mean of an embedding's own copies: ``[batch, copies, dim]``, bool ``[batch, embeddings, copies]``."""
+    # Ones and zeros are exact in half precision; weights of one over the count would not be.
+    return own.to(copies.dtype) @ copies / own.sum(dim=2, keepdim=True)

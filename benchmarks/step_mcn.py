@@ -1,0 +1,216 @@
+"""One training step of MCN, k-means included, against the published way of computing it.
+
+    python benchmarks/step_mcn.py                     # a size that a CPU takes in seconds
+    python benchmarks/step_mcn.py --size paper --device cuda --videos 128
+
+The baseline clusters as the published program does: in each round of k-means all points of the queue are normalised
+and compared, and the means are a one-hot matrix times the points; between two runs of k-means the whole queue is
+assigned again; and the queue is shifted in memory. Its audio network is a two-dimensional convolution. Both see the
+same weights and batches, with the queue full; the table gives the mean over a whole cycle of steps, from one run of
+k-means to the next, and the share of it that clustering takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from step import published_davenet, published_projection
+from torch import Tensor
+
+from pipeline.config import LossSettings, ModelSettings
+from pipeline.models import MCN
+from pipeline.objectives import MultimodalLoss, build_loss
+
+PER_VIDEO = 32
+PAPER = ModelSettings(name="mcn", embed_dim=6144, davenet="small", reconstruction_dim=1024)
+SMALL = ModelSettings(
+    name="mcn", video_dim=512, embed_dim=768, davenet="small", davenet_width=8, reconstruction_dim=128
+)
+SIZES = {
+    "small": (SMALL, LossSettings(name="mcn", clusters=64, queue_size=20)),
+    "paper": (PAPER, LossSettings(name="mcn")),
+}
+Batch = Mapping[str, Tensor]
+
+
+class PublishedClustering:
+    """Queue and k-means as the published program has them."""
+
+    def __init__(self, clusters: int, queue_size: int) -> None:
+        self.clusters, self.queue_size = clusters, queue_size
+        self.queue: Tensor | None = None
+        self.centroids: Tensor | None = None
+        self.step = 0
+
+    def __call__(self, fused: Tensor) -> Tensor:
+        """Labels of the batch ``[clips, dim]``."""
+        entering = fused.view(-1, PER_VIDEO, fused.shape[1])[:, : PER_VIDEO // 2].reshape(-1, fused.shape[1])
+        if self.queue is None:
+            self.queue = fused.new_zeros(self.queue_size * len(entering), fused.shape[1])
+        points = fused if bool((self.queue[-1] == 0).all()) else torch.cat([self.queue, fused])
+        labels = self._k_means(points) if self.step % self.queue_size == 0 else self._assign(points)
+        self.queue[len(entering) :] = self.queue[: -len(entering)].clone()
+        self.queue[: len(entering)] = entering
+        self.step += 1
+        return labels[-len(fused) :]
+
+    def _assign(self, points: Tensor) -> Tensor:
+        return (F.normalize(points, dim=-1) @ F.normalize(self.centroids, dim=-1).T).max(dim=-1)[1]
+
+    def _k_means(self, points: Tensor) -> Tensor:
+        for _ in range(100):
+            labels = self._assign(points)
+            mask = (labels[None] == torch.arange(self.clusters, device=points.device)[:, None]).to(points.dtype)
+            moved = mask @ points / mask.sum(-1)[:, None]
+            moved[moved.isnan()] = 0
+            change = (moved - self.centroids).pow(2).sum()
+            self.centroids = moved
+            if change <= 1e-4:
+                break
+        return labels
+
+
+def published_loss(
+    model: MCN, batch: Batch, clustering: PublishedClustering, loss: MultimodalLoss
+) -> tuple[Tensor, float]:
+    """The loss of a step, and the seconds spent clustering."""
+    video = batch["video"].squeeze(1)
+    audio = published_davenet(model.DAVEnet, batch["audio"]).mean(dim=1)
+    text = model.text_pooling_caption(batch["text"])
+    embeddings = {
+        "video": published_projection(model.GU_video, video),
+        "audio": model.DAVEnet_projection(published_projection(model.GU_audio, audio)),
+        "text": published_projection(model.GU_text_captions, text),
+    }
+    total = torch.zeros((), device=video.device)
+    for first, second in (("text", "video"), ("audio", "text"), ("audio", "video")):
+        similarity = embeddings[first] @ embeddings[second].T
+        similarity = similarity - loss.margin * torch.eye(len(similarity)).to(similarity.device)
+        target = torch.arange(len(similarity)).to(similarity.device)
+        total = total + F.nll_loss(F.log_softmax(similarity, dim=1), target)
+        total = total + F.nll_loss(F.log_softmax(similarity.T, dim=1), target)
+    start = clock(video.device.type)
+    labels = clustering((sum(embeddings.values()) / 3).detach())
+    clustered = clock(video.device.type) - start
+    for embedding in embeddings.values():
+        scores = embedding @ clustering.centroids.T
+        own = torch.zeros_like(scores)
+        own[range(len(own)), labels] = 1
+        total = total + F.nll_loss(F.log_softmax(scores - loss.margin * own, dim=1), labels) / 3
+    targets = {"video": video, "audio": audio, "text": text}
+    errors = [
+        F.mse_loss(model.get_submodule(f"recon_{name[0]}")(embeddings[name]), target, reduction="none").mean(-1)
+        for name, target in targets.items()
+    ]
+    return total + loss.reconstruction_weight * sum(errors).mean(), clustered
+
+
+def our_loss(model: MCN, batch: Batch, loss: MultimodalLoss) -> tuple[Tensor, float]:
+    """The loss of a step, and the seconds spent clustering."""
+    device = batch["video"].device.type
+    spent = []
+    handles = [
+        loss.clustering.register_forward_pre_hook(lambda *_: spent.append(-clock(device))),
+        loss.clustering.register_forward_hook(lambda *_: spent.append(clock(device))),
+    ]
+    total, _ = loss(model(batch))
+    for handle in handles:
+        handle.remove()
+    return total, sum(spent)
+
+
+def clock(device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def make_batches(settings: ModelSettings, videos: int, count: int, device: str) -> list[dict[str, Tensor]]:
+    """Ten-second clips of one video vector, 20 words and 1000 frames, around topics that k-means can find."""
+    generator = torch.Generator().manual_seed(0)
+    clips = videos * PER_VIDEO
+    topics = torch.randn(100, settings.video_dim, generator=generator)
+    batches = []
+    for _ in range(count):
+        topic = topics[torch.randint(100, (clips,), generator=generator)]
+        batch = {
+            "text": torch.randn(clips, 20, settings.text_dim, generator=generator),
+            "video": (topic + 0.5 * torch.randn(clips, settings.video_dim, generator=generator)).unsqueeze(1),
+            "audio": torch.randn(clips, 40, 1000, generator=generator),
+            "audio_nframes": torch.full((clips,), 1000.0),
+            "video_index": torch.arange(clips) // PER_VIDEO,
+        }
+        batches.append({name: value.to(device) for name, value in batch.items()})
+    return batches
+
+
+def fill_queue(model: MCN, loss: MultimodalLoss, clustering: PublishedClustering, batches: list[Batch]) -> None:
+    """Brings both to the start of a cycle with a full queue and the same centroids, without training."""
+    for step in range(loss.clustering.queue_size):
+        with torch.no_grad():
+            outputs = model(batches[step % len(batches)])
+            fused = (outputs["text_embed"] + outputs["video_embed"] + outputs["audio_embed"]) / 3
+            loss(outputs)
+            if clustering.centroids is None:
+                clustering.centroids = loss.clustering.centroids.clone()
+            clustering(fused)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--videos", type=int, default=4, help=f"videos in the batch, of {PER_VIDEO} clips each")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", type=Path, help="where the numbers go")
+    arguments = parser.parse_args()
+
+    model_settings, loss_settings = SIZES[arguments.size]
+    torch.manual_seed(0)
+    with torch.device(arguments.device):
+        model = MCN(model_settings).train()
+    loss = build_loss(loss_settings).train()
+    assert isinstance(loss, MultimodalLoss)
+    clustering = PublishedClustering(loss_settings.clusters, loss_settings.queue_size)
+    batches = make_batches(model_settings, arguments.videos, 4, arguments.device)
+    fill_queue(model, loss, clustering, batches)
+
+    ways = {
+        "published way": lambda batch: published_loss(model, batch, clustering, loss),
+        "this package": lambda batch: our_loss(model, batch, loss),
+    }
+    seconds, clustered = dict.fromkeys(ways, 0.0), dict.fromkeys(ways, 0.0)
+    worst = 0.0
+    for step in range(loss_settings.queue_size):
+        totals = []
+        for name, way in ways.items():
+            model.zero_grad(set_to_none=True)
+            start = clock(arguments.device)
+            total, spent = way(batches[step % len(batches)])
+            total.backward()
+            seconds[name] += clock(arguments.device) - start
+            clustered[name] += spent
+            totals.append(float(total.detach()))
+        worst = max(worst, abs(totals[0] - totals[1]) / abs(totals[0]))
+
+    table = Table("", "step, mean", "of it clustering", "speed-up", title=f"MCN, {arguments.size}, {arguments.device}")
+    for name, total in seconds.items():
+        step_time = total / loss_settings.queue_size
+        share = clustered[name] / total
+        table.add_row(name, f"{step_time * 1e3:.0f} ms", f"{share:.1%}", f"{seconds['published way'] / total:.2f}x")
+    Console().print(table)
+    print(f"largest relative difference of the loss in a step: {worst:.1e}")
+    if arguments.json:
+        numbers = {"seconds": seconds, "clustering": clustered, "difference": worst, "videos": arguments.videos}
+        arguments.json.write_text(json.dumps(numbers | {"size": arguments.size, "device": arguments.device}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
