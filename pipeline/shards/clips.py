@@ -6,6 +6,7 @@ are those of the published programs of MFT (Everything at Once, CVPR 2022) and M
 
 from __future__ import annotations
 
+import functools
 from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -151,6 +152,7 @@ def feature_window(start: float, end: float, rate: float, length: int) -> tuple[
     return first, max(first, min(int(end * rate) + 1, length))
 
 
+@functools.lru_cache(maxsize=4096)
 def nearest(length: int, count: int) -> NDArray[np.int64]:
     """Which of ``length`` features stand at ``count`` places: torch's ``interpolate(mode="nearest")``, in float32."""
     places = np.arange(count, dtype=np.float32) * (np.float32(length) / np.float32(count))
@@ -199,10 +201,12 @@ def _pooled(features: NDArray[Any], kernel: int) -> NDArray[Any]:
     return features[: groups * kernel].reshape(groups, kernel, -1).max(axis=1)
 
 
-def normalize(features: NDArray[np.float32], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-    """Each feature ``[n, D]`` at unit length, as ``torch.nn.functional.normalize`` does it; zeros stay zeros."""
-    norms = np.sqrt(np.einsum("td,td->t", features, features))
-    return np.divide(features, np.maximum(norms, np.float32(1e-12))[:, None], out=out)
+def lengths(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What the features ``[n, D]`` are divided by to have unit length, ``[n, 1]``.
+
+    At least 1e-12, as in ``torch.nn.functional.normalize``, so that zeros stay zeros.
+    """
+    return np.maximum(np.sqrt(np.einsum("td,td->t", features, features)), np.float32(1e-12))[:, None]
 
 
 def video_tokens(
@@ -225,7 +229,8 @@ def video_tokens(
     mask = np.zeros(len(video), np.float32)
     column = 0
     for track in tracks:
-        video[: len(track), column : column + track.shape[1]] = normalize(track.astype(np.float32))
+        exact = track.astype(np.float32)
+        video[: len(track), column : column + track.shape[1]] = exact / lengths(exact)
         mask[: len(track)] = 1.0
         column += track.shape[1]
     return video, mask

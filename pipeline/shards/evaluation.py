@@ -10,8 +10,9 @@ import torch
 
 from pipeline.config import ClipSettings
 from pipeline.errors import InputError
-from pipeline.shards.batches import Batch, ClipReader
+from pipeline.shards.batches import ClipReader
 from pipeline.shards.clips import whole_clip
+from pipeline.shards.pool import Batch
 from pipeline.shards.reader import ShardSet
 
 
@@ -100,7 +101,7 @@ def _batches(
     pending: list[tuple[int, int]] = [(number, index) for number in numbers for index in range(captions[number])]
     for first in range(0, len(pending), batch_clips):
         wanted = pending[first : first + batch_clips]
-        batch = reader.empty(len(wanted))
+        batch = reader.allocate(len(wanted))
         batch["clip_ids"], batch["texts"] = [], []
         row = 0
         while row < len(wanted):

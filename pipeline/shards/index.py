@@ -110,7 +110,7 @@ def read_index(stem: Stem, columns: list[str] | None = None) -> pa.Table:
         ShardError: it cannot be read, or a newer version wrote it.
     """
     try:
-        table = pq.read_table(stem.index, columns=columns, partitioning=None)
+        table = pq.ParquetFile(stem.index).read(columns, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise ShardError(
             f"{stem.index}: the index cannot be read ({_line(error)}); rebuild it: python -m pipeline.shards repair "

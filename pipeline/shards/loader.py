@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipeline.config import ClipSettings
 from pipeline.errors import InputError
-from pipeline.shards.batches import Batch, ClipReader
+from pipeline.shards.batches import ClipReader
 from pipeline.shards.clips import training_clips
 from pipeline.shards.files import ShardError
 from pipeline.shards.order import epoch_order, rank_slice
+from pipeline.shards.pool import Batch, Work, WorkerPool
 from pipeline.shards.reader import ShardSet
 
 log = logging.getLogger(__name__)
-
-_SHARED_MEMORY = Path("/dev/shm")
 
 _Request = tuple[int, NDArray[np.int64]]
 """An epoch, and the videos of a batch in it."""
@@ -34,7 +30,7 @@ class TrainingLoader:
     """Batches of training clips.
 
     Iterating gives the batches of the epoch from where it stands to the epoch's end, and then stands at the beginning
-    of the next one. A batch is a dictionary, see :meth:`ClipReader.empty`; its clips are video-major.
+    of the next one. A batch is a dictionary, see :meth:`ClipReader.layout`; its clips are video-major.
 
     What a global batch holds depends on the seed, the epoch, ``batch_videos`` and the shards alone: not on the number
     of ranks or workers. The clips of a video depend on seed, epoch and the video's id.
@@ -81,7 +77,7 @@ class TrainingLoader:
         self._workers = workers
         self.epoch = 0
         self.batch = 0
-        self._stream: Iterator[Batch | ShardError] | None = None
+        self._stream: WorkerPool | Iterator[tuple[Batch, list[str]]] | None = None
         self._stream_at = (-1, -1)
         if not len(self):
             raise InputError(
@@ -136,12 +132,14 @@ class TrainingLoader:
         epoch = self.epoch
         while (self.epoch, self.batch) < (epoch, len(self)):
             if self._stream is None or self._stream_at != (self.epoch, self.batch):
-                self._stream = self._start()
-            batch = next(self._stream)
-            if isinstance(batch, ShardError):
                 self.close()
-                raise batch
-            for message in batch.pop("damaged"):
+                self._stream = self._start()
+            try:
+                batch, damaged = next(self._stream)
+            except BaseException:
+                self.close()
+                raise
+            for message in damaged:
                 log.warning("skipped: %s", message)
             self.batch += 1
             self._stream_at = (self.epoch, self.batch) if self.batch < len(self) else (self.epoch + 1, 0)
@@ -150,32 +148,31 @@ class TrainingLoader:
 
     def close(self) -> None:
         """Stops the workers; iterating starts them again."""
+        if isinstance(self._stream, WorkerPool):
+            self._stream.close()
         self._stream = None
 
-    def _start(self) -> Iterator[Batch | ShardError]:
-        if self._workers:
-            self._check_shared_memory()
-        loader = DataLoader(
-            _Clips(self._reader, self._seed),
-            batch_size=None,
-            sampler=_Plan(self, self.epoch, self.batch),
-            collate_fn=_as_is,
-            num_workers=self._workers,
-            pin_memory=torch.cuda.is_available(),
-        )
-        return iter(loader)
+    def _start(self) -> WorkerPool | Iterator[tuple[Batch, list[str]]]:
+        requests = self.plan(self.epoch, self.batch)
+        if not self._workers:
+            return self._batches_here(requests)
+        most = -(-min(self._batch_videos, len(self._numbers)) // self._world_size) * self._clips.per_video
+        work = Work(self._reader.view, self._fill, self._count, self._reader.size(most))
+        return WorkerPool(work, requests, self._workers)
 
-    def _check_shared_memory(self) -> None:
-        """Workers hand batches over in shared memory; where it is full they die without a word."""
-        share = -(-self._batch_videos // self._world_size) * self._clips.per_video
-        one = sum(values.nbytes for values in self._reader.empty(1).values())
-        needed = (2 * self._workers + 1) * share * one
-        free = shutil.disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.is_dir() else needed
-        if free < needed:
-            raise InputError(
-                f"{_SHARED_MEMORY}: {self._workers} workers need {needed / 1e9:.1f} GB of shared memory and "
-                f"{free / 1e9:.1f} GB are free; enlarge it (docker run --shm-size) or lower train.workers"
-            )
+    def _batches_here(self, requests: Iterator[_Request]) -> Iterator[tuple[Batch, list[str]]]:
+        for request in requests:
+            batch = self._reader.allocate(self._count(request))
+            damaged = self._fill(batch, request)
+            if torch.cuda.is_available():
+                batch = {name: values.pin_memory() for name, values in batch.items()}
+            yield batch, damaged
+
+    def _count(self, request: _Request) -> int:
+        return len(request[1]) * self._clips.per_video
+
+    def _fill(self, batch: Batch, request: _Request) -> list[str]:
+        return fill_training_batch(self._reader, batch, self._seed, *request)
 
     def plan(self, epoch: int, batch: int) -> Iterator[_Request]:
         """What this rank reads from a place on, over all epochs to come."""
@@ -187,41 +184,18 @@ class TrainingLoader:
             epoch, batch = epoch + 1, 0
 
 
-class _Plan(Sampler[_Request]):
-    def __init__(self, loader: TrainingLoader, epoch: int, batch: int):
-        self._loader = loader
-        self._place = (epoch, batch)
+def fill_training_batch(
+    reader: ClipReader, batch: Batch, seed: int, epoch: int, numbers: NDArray[np.int64]
+) -> list[str]:
+    """Fills a batch with the clips of some videos in an epoch.
 
-    def __iter__(self) -> Iterator[_Request]:
-        return self._loader.plan(*self._place)
-
-
-class _Clips(Dataset[Batch | ShardError]):
-    """Gives the batch of a request; what is sent to the workers.
-
-    It returns a ShardError, since what a worker raises arrives wrapped in the worker's traceback.
-    """
-
-    def __init__(self, reader: ClipReader, seed: int):
-        self._reader = reader
-        self._seed = seed
-
-    def __getitem__(self, request: _Request) -> Batch | ShardError:
-        epoch, numbers = request
-        try:
-            return training_batch(self._reader, self._seed, epoch, numbers)
-        except ShardError as error:
-            return error
-
-
-def training_batch(reader: ClipReader, seed: int, epoch: int, numbers: NDArray[np.int64]) -> Batch:
-    """The clips of some videos in an epoch; ``damaged`` lists what was left out, where the settings allow that.
+    Returns:
+        what was left out, where the settings allow that: the rows of such a video are empty.
 
     Raises:
         ShardError: a shard is damaged, and the settings say that this is fatal.
     """
     settings = reader.settings
-    batch = reader.empty(len(numbers) * settings.per_video)
     damaged: list[str] = []
     for place, number in enumerate(numbers.tolist()):
         generator = np.random.default_rng([seed, epoch, int(reader.hashes[number])])
@@ -234,10 +208,8 @@ def training_batch(reader: ClipReader, seed: int, epoch: int, numbers: NDArray[n
             if settings.damaged == "fatal":
                 raise
             damaged.append(str(error))
-            for name, values in reader.empty(settings.per_video).items():
-                batch[name][row : row + settings.per_video] = values
-    batch["damaged"] = damaged
-    return batch
+            reader.clear(batch, row, row + settings.per_video)
+    return damaged
 
 
 def _usable(shards: ShardSet, clips: ClipSettings, split: str | None) -> NDArray[np.int64]:
@@ -252,7 +224,3 @@ def _usable(shards: ShardSet, clips: ClipSettings, split: str | None) -> NDArray
         with_captions = " with captions" if clips.sampling != "mft" else ""
         raise InputError(f"{shards.folder}: no video of split {split}{with_captions}; it has the splits {found}")
     return np.flatnonzero(usable)
-
-
-def _as_is(batch: Any) -> Any:
-    return cast(Any, batch)

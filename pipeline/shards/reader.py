@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,12 @@ class ShardSet:
         self.stems = stems(self.folder, ".parquet") if self.folder.is_dir() else []
         if not self.stems:
             raise InputError(_nothing(self.folder))
-        tables = []
-        sizes = []
-        for number, stem in enumerate(self.stems):
-            table = read_index(stem)
-            sizes.append(int(table.schema.metadata.get(b"tar_size", b"-1")))
-            tables.append(table.append_column("shard", pa.repeat(pa.scalar(number, pa.int32()), len(table))))
-        table = pa.concat_tables(tables, promote_options="default").combine_chunks()
+        with ThreadPoolExecutor() as pool:
+            tables = list(pool.map(read_index, self.stems))
+        sizes = [int(table.schema.metadata.get(b"tar_size", b"-1")) for table in tables]
+        shard = np.repeat(np.arange(len(tables), dtype=np.int32), [len(table) for table in tables])
+        table = pa.concat_tables(tables, promote_options="default").append_column("shard", pa.array(shard))
+        table = table.combine_chunks()
         self._numbers: dict[str, int] = {}
         for video_id in table["video_id"].to_pylist():
             self._numbers.setdefault(video_id, len(self._numbers))

@@ -188,7 +188,6 @@ def test_ranks_and_resumes_give_the_same_global_batches(shards, world, other_wor
     assert before + after == whole
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("workers", [1, 3])
 def test_workers_change_nothing(shards, workers):
     expected = TrainingLoader(shards, SETTINGS, batch_videos=6, seed=1)
@@ -207,7 +206,6 @@ def test_workers_change_nothing(shards, workers):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize(("world", "workers"), [(8, 1), (4, 4), (3, 2), (2, 3)])
 def test_worlds_of_workers_give_the_same_global_batches(shards, world, workers):
     """From the middle of an epoch to the middle of the next, by ranks that each have their workers."""
@@ -238,12 +236,6 @@ def test_too_few_videos_and_an_unknown_split_say_so(shards):
         TrainingLoader(shards, SETTINGS, batch_videos=24, seed=1)
     with pytest.raises(InputError, match="no video of split dev; it has the splits test, train"):
         TrainingLoader(shards, SETTINGS, batch_videos=2, seed=1, split="dev")
-
-
-def test_too_little_shared_memory_is_said_before_a_worker_dies(shards, monkeypatch):
-    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
-    with pytest.raises(InputError, match=r"/dev/shm: 2 workers need .* lower train\.workers"):
-        next(iter(TrainingLoader(shards, SETTINGS, batch_videos=6, seed=1, workers=2)))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

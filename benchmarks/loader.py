@@ -1,0 +1,380 @@
+"""The training loader against the published way of loading, and against the disk.
+
+    python benchmarks/loader.py                          # a size that a laptop holds: 48 videos, 0.7 GB
+    python benchmarks/loader.py --videos 400 --workers 8 --json loader.json
+
+Videos of 6.5 minutes with the features of the `mft` recipe are made up, and written as shards and as the published
+programs' files. The baseline reads those files as MFT's program does: a Dataset that loads a video's three `npz` files
+whole, draws the same ten windows, makes float32 tensors and looks words up one by one; a DataLoader that collates. Both
+run with the same number of workers, on a cold page cache (the files are dropped from it before each epoch) and a warm
+one. CPU seconds are those of all processes, so that clips per CPU second hold on a machine that does other things too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.config import ClipSettings
+from pipeline.shards.clips import Clip, training_clips, whole_seconds
+from pipeline.shards.files import Stem
+from pipeline.shards.foreign.npz_tree import write_tree
+from pipeline.shards.index import IndexRow, read_index, rows_of, write_index
+from pipeline.shards.loader import TrainingLoader
+from pipeline.shards.reader import ShardSet
+from pipeline.shards.sample import Sample, encode_captions
+from pipeline.shards.tars import Tars
+from pipeline.shards.writer import ShardWriter
+from pipeline.types import Caption
+
+SECONDS = 390
+VOCABULARY = 5000
+SETTINGS = ClipSettings()
+BATCH_VIDEOS = 8
+
+
+def make_shards(folder: Path, videos: int) -> ShardSet:
+    """Made-up videos with the sizes and rates of ResNet-152, 3D ResNeXt-101 and log-mel features."""
+    generator = np.random.default_rng(0)
+    captions = [Caption(float(start), start + 3.2, "") for start in np.arange(0, SECONDS - 4, 3.6)]
+    with ShardWriter(folder, "bench", "w0", 300_000_000) as writer:
+        for number in range(videos):
+            text, offsets = encode_captions(captions, lambda _: generator.integers(0, VOCABULARY, 6, np.int32))
+            arrays: dict[Any, Any] = {
+                "text": text,
+                "2d": np.abs(generator.standard_normal((SECONDS, 2048), np.float32)).astype(np.float16),
+                "3d": np.abs(generator.standard_normal((SECONDS * 3 // 2, 2048), np.float32)).astype(np.float16),
+                "audio": generator.uniform(-80, 0, (SECONDS * 100, 40)).astype(np.float16),
+            }
+            rates = {"2d": 1.0, "3d": 1.5, "audio": 100.0}
+            writer.add(Sample(f"video{number:06d}", float(SECONDS), captions, arrays, rates, offsets))
+    return ShardSet(folder)
+
+
+class PublishedDataset(Dataset[dict[str, Tensor]]):
+    """One video's files, loaded whole, as in the published ``HowTo_Dataset``; the same windows as the loader's."""
+
+    def __init__(self, tree: Path, shards: ShardSet, vectors: Mapping[str, np.ndarray]):
+        self.tree, self.vectors = tree, vectors
+        self.ids = shards.ids
+        self.captions = {}
+        for video_id in self.ids:
+            sample = shards.read(video_id)
+            words = [
+                [f"word{word}" for word in sample.arrays["text"][first:stop]]
+                for first, stop in zip(sample.caption_words, sample.caption_words[1:], strict=False)
+            ]
+            starts, ends = [caption.start for caption in sample.captions], [caption.end for caption in sample.captions]
+            self.captions[video_id] = (starts, ends, words)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, place: int) -> dict[str, Tensor]:
+        video_id = self.ids[place]
+        here = self.tree / video_id
+        features_2d = torch.from_numpy(np.load(here / f"{video_id}_2d.npz")["features"]).float()
+        features_3d = torch.from_numpy(np.load(here / f"{video_id}_3d.npz")["features"]).float()
+        spectrogram = np.load(here / f"{video_id}_spec.npz")["arr_0"]
+        starts, ends, words = self.captions[video_id]
+        available = whole_seconds(SECONDS, spectrogram.shape[1])
+        clips = training_clips(starts, ends, available, SETTINGS, np.random.default_rng([1, place]))
+        parts = [self._clip(clip, features_2d, features_3d, spectrogram, words) for clip in clips]
+        return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+
+    def _clip(
+        self, clip: Clip, features_2d: Tensor, features_3d: Tensor, spectrogram: np.ndarray, words: list[list[str]]
+    ) -> dict[str, Tensor]:
+        track_2d = features_2d[int(clip.start) : int(clip.end) + 1]
+        track_3d = features_3d[int(clip.start * 1.5) : int(clip.end * 1.5) + 1]
+        tokens = SETTINGS.max_video_tokens
+        video, video_mask = torch.zeros(tokens, 4096), torch.zeros(tokens)
+        if len(track_2d) and len(track_3d):
+            stretched = F.interpolate(track_2d.T[None], size=len(track_3d), mode="nearest")[0].T
+            video[: len(track_3d), :2048] = F.normalize(stretched[:tokens], dim=1)
+            video[: len(track_3d), 2048:] = F.normalize(track_3d[:tokens], dim=1)
+            video_mask[: len(track_3d)] = 1
+        frames = spectrogram[:, clip.audio_first : min(clip.audio_stop, clip.audio_first + SETTINGS.max_audio_frames)]
+        audio = np.zeros((40, SETTINGS.max_audio_frames), np.float32)
+        audio_mask = np.zeros(SETTINGS.max_audio_frames, np.float32)
+        audio[:, : frames.shape[1]] = frames
+        audio_mask[: frames.shape[1]] = 1
+        spoken = [word for index in clip.captions for word in words[index] if word in self.vectors]
+        text = np.zeros((SETTINGS.max_words, 300), np.float32)
+        text_mask = np.zeros(SETTINGS.max_words, np.float32)
+        for place, word in enumerate(spoken[: SETTINGS.max_words]):
+            text[place] = self.vectors[word]
+            text_mask[place] = 1
+        return {
+            "video": video,
+            "video_mask": video_mask,
+            "audio": torch.from_numpy(audio),
+            "audio_mask": torch.from_numpy(audio_mask),
+            "text": torch.from_numpy(text),
+            "text_mask": torch.from_numpy(text_mask),
+        }
+
+
+class Published:
+    """Batches of clips of epoch after epoch, as the published trainer flattens them."""
+
+    def __init__(self, dataset: PublishedDataset, workers: int):
+        self.loader = DataLoader(
+            dataset, BATCH_VIDEOS, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=workers > 0
+        )
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        for batch in self.loader:
+            yield {name: values.flatten(0, 1) for name, values in batch.items()}
+
+    def close(self) -> None:
+        del self.loader
+
+
+class Ours:
+    """Batches of the loader, with the words looked up."""
+
+    def __init__(self, shards: ShardSet, workers: int, vectors: Tensor):
+        self.loader, self.vectors = TrainingLoader(shards, SETTINGS, BATCH_VIDEOS, seed=1, workers=workers), vectors
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        for batch in self.loader:
+            batch["text"] = F.embedding(batch["word_ids"].long() + 1, self.vectors)
+            yield batch
+
+    def close(self) -> None:
+        self.loader.close()
+
+
+def drop(folder: Path) -> None:
+    """Takes a folder's files out of the page cache."""
+    os.sync()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def children() -> list[int]:
+    """The processes that this one has started and that still run."""
+    return [int(child) for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and its children so far."""
+    ticks = 0
+    for process in (os.getpid(), *children()):
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def measure(batches: Published | Ours, epochs: int, before: Callable[[], None]) -> dict[str, float]:
+    """Clips per second and CPU second over some epochs, after one that starts the workers."""
+    for _ in batches:
+        pass
+    seconds = cpu = clips = 0.0
+    for _ in range(epochs):
+        before()
+        started, started_cpu = time.perf_counter(), cpu_seconds()
+        for batch in batches:
+            clips += len(batch["video"])
+        seconds += time.perf_counter() - started
+        cpu += cpu_seconds() - started_cpu
+    batches.close()
+    return {"clips/s": clips / seconds, "clips/CPU s": clips / cpu}
+
+
+def against_the_published(
+    shards: ShardSet, tree: Path, workers: list[int], vectors: np.ndarray, epochs: int
+) -> list[dict[str, Any]]:
+    """Clips per second of both ways."""
+    dataset = PublishedDataset(tree, shards, {f"word{number}": vector for number, vector in enumerate(vectors)})
+    table = torch.cat([torch.zeros(1, 300), torch.from_numpy(vectors)])
+    rows = []
+    for count in workers:
+        for cache in ("cold", "warm"):
+            row: dict[str, Any] = {"workers": count, "cache": cache}
+            for way, folder in (("published", tree), ("shards", shards.folder)):
+                batches = Published(dataset, count) if way == "published" else Ours(shards, count, table)
+                before = partial(drop, folder) if cache == "cold" else (lambda: None)
+                row[way] = measure(batches, epochs, before)
+            row["times as fast"] = row["shards"]["clips/s"] / row["published"]["clips/s"]
+            row["per CPU"] = row["shards"]["clips/CPU s"] / row["published"]["clips/CPU s"]
+            rows.append(row)
+    return rows
+
+
+def against_pread(shards: ShardSet, repeats: int) -> list[dict[str, Any]]:
+    """Bytes per second of the loader in one process, and of ``pread`` alone of the same ranges in the same order."""
+    ranges: list[tuple[int, int, int]] = []
+    read_into = Tars.read_into
+
+    def noting(self: Tars, tar: int, offset: int, buffer: memoryview) -> None:
+        ranges.append((tar, offset, len(buffer)))
+        read_into(self, tar, offset, buffer)
+
+    def one_pass() -> float:
+        started = time.perf_counter()
+        for _ in TrainingLoader(shards, SETTINGS, BATCH_VIDEOS, seed=1):
+            pass
+        return time.perf_counter() - started
+
+    def raw_pass() -> float:
+        descriptors = [os.open(stem.tar, os.O_RDONLY) for stem in shards.stems]
+        buffer = memoryview(bytearray(max(size for _, _, size in ranges)))
+        started = time.perf_counter()
+        for tar, offset, size in ranges:
+            os.preadv(descriptors[tar], [buffer[:size]], offset)
+        seconds = time.perf_counter() - started
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return seconds
+
+    Tars.read_into = noting  # type: ignore[method-assign]
+    one_pass()
+    Tars.read_into = read_into  # type: ignore[method-assign]
+    size = sum(size for _, _, size in ranges)
+    rows = []
+    for cache in ("cold", "warm"):
+        times: dict[str, list[float]] = {"loader": [], "pread": []}
+        for _ in range(repeats):
+            for name, run in (("loader", one_pass), ("pread", raw_pass)):
+                if cache == "cold":
+                    drop(shards.folder)
+                times[name].append(run())
+        speed = {name: size / min(found) / 1e6 for name, found in times.items()}
+        rows.append({"cache": cache, "MB": size / 1e6, "reads": len(ranges), "loader MB/s": speed["loader"],
+                     "pread MB/s": speed["pread"], "share": speed["loader"] / speed["pread"]})  # fmt: skip
+    whole = sum(stem.tar.stat().st_size for stem in shards.stems)
+    rows.append({"share of the videos' bytes that is read": size / whole})
+    return rows
+
+
+def large_index(folder: Path, shards: ShardSet, videos: int) -> ShardSet:
+    """An index of many videos: the same tar over and over under other names."""
+    stem = shards.stems[0]
+    rows = rows_of(read_index(stem))
+    for number in range(-(-videos // len(rows))):
+        copy = Stem(folder, "large", "w0", number)
+        os.link(stem.tar, copy.tar)
+        renamed = [IndexRow(**{**vars(row), "video_id": f"{row.video_id}-{number:06d}"}) for row in rows]
+        write_index(copy, renamed)
+    return ShardSet(folder)
+
+
+def resume(folder: Path, batch_videos: int, step: int) -> dict[str, float]:
+    """Seconds to open the index and to have the first batch from a step in the middle of an epoch."""
+    started = time.perf_counter()
+    shards = ShardSet(folder)
+    opened = time.perf_counter()
+    loader = TrainingLoader(shards, SETTINGS, batch_videos, seed=1)
+    step = min(step, len(loader) - 1)
+    state = loader.state_dict() | {"epoch": 3, "batch": step}
+    loader.load_state_dict(state)
+    next(iter(loader))
+    return {"videos": len(shards), "shards": len(shards.stems), "step": step, "open index s": opened - started,
+            "first batch s": time.perf_counter() - opened}  # fmt: skip
+
+
+def worker_memory(shards: ShardSet, workers: int) -> dict[str, float]:
+    """Memory of the main process and what each worker adds, once all have worked."""
+    loader = TrainingLoader(shards, ClipSettings(per_video=1), BATCH_VIDEOS, seed=1, workers=workers)
+    stream = iter(loader)
+    for _ in range(4 * workers):
+        next(stream)
+    own = [_rollup(child)["Private_Dirty"] + _rollup(child)["Private_Clean"] for child in children()]
+    main = _rollup(os.getpid())
+    loader.close()
+    return {"videos": len(shards), "workers": len(own), "main process MB": main["Pss"] / 1e3,
+            "private MB of a worker": max(own) / 1e3, "all workers MB": sum(own) / 1e3}  # fmt: skip
+
+
+def _rollup(process: int) -> dict[str, int]:
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]
+    return {line.split(":")[0]: int(line.split()[1]) for line in lines}
+
+
+def show(title: str, rows: list[dict[str, Any]]) -> None:
+    table = Table(title=title)
+    flat = [_flat(row) for row in rows]
+    names = list(dict.fromkeys(name for row in flat for name in row))
+    for name in names:
+        table.add_column(name, justify="right")
+    for row in flat:
+        table.add_row(*(_format(row.get(name, "")) for name in names))
+    Console(width=150).print(table)
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{name} {key}": part for key, part in value.items() if key != "clips"})
+        else:
+            flat[name] = value
+    return flat
+
+
+def _format(value: Any) -> str:
+    return (
+        f"{value:,.2f}"
+        if isinstance(value, float) and value < 100
+        else f"{value:,.0f}"
+        if value != "" and not isinstance(value, str)
+        else str(value)
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--videos", type=int, default=48)
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--index", type=int, default=100_000, help="videos of the large index")
+    parser.add_argument("--folder", type=Path, help="where to put the files; default: a temporary folder")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    folder = Path(tempfile.mkdtemp(dir=arguments.folder))
+    try:
+        shards = make_shards(folder / "shards", arguments.videos)
+        write_tree(shards, folder / "tree")
+        vectors = np.random.default_rng(1).standard_normal((VOCABULARY, 300)).astype(np.float32)
+        results: dict[str, Any] = {}
+        results["published"] = against_the_published(
+            shards, folder / "tree", arguments.workers, vectors, arguments.epochs
+        )
+        show("Clips per second against the published way", results["published"])
+        results["pread"] = against_pread(shards, arguments.epochs)
+        show("Bytes per second against pread alone of the same ranges", results["pread"])
+        (folder / "large").mkdir()
+        large = large_index(folder / "large", shards, arguments.index)
+        results["resume"] = [resume(folder / "large", 8, 10_000)]
+        show("Resuming", results["resume"])
+        results["memory"] = [worker_memory(large, 8)]
+        show("Memory", results["memory"])
+        if arguments.json is not None:
+            arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
