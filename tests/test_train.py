@@ -86,6 +86,20 @@ def test_clusters_and_queue_survive_kills(folder: Path, tmp_path: Path, monkeypa
         assert losses(tmp_path / str(attempt)) == undisturbed
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_in_parts_trains_and_resumes(
+    folder: Path, undisturbed: list[dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    settings = ["--train.precision", precision, "--train.accumulate", "2", "--train.clip_gradient", "50"]
+    train.main(command(folder, tmp_path / "whole", *settings))
+    rows = losses(tmp_path / "whole")
+    assert rows[0]["loss"] == pytest.approx(undisturbed[0]["loss"], rel=0.3)
+    assert rows[0]["loss"] != undisturbed[0]["loss"]
+    run_killed(monkeypatch, command(folder, tmp_path / "killed", *settings), 7)
+    train.main(command(folder, tmp_path / "killed", *settings))
+    assert losses(tmp_path / "killed") == rows
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["mft", "mcn"])
 def test_torchrun_trains_as_one_process(folder: Path, tmp_path: Path, model: str) -> None:

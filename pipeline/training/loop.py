@@ -151,7 +151,8 @@ def build_optimizer(settings: TrainSettings, model: nn.Module) -> torch.optim.Op
     """Adam, with L2 regularisation, or AdamW, with decoupled decay, over all parameters that are trained."""
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return kind(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    # one pass over all parameters: on a CPU too it saves a few percent of a small step
+    return kind(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
 
 
 def _endless(loader: Loader) -> Iterator[Batch]:
