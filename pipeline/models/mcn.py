@@ -91,9 +91,10 @@ class MCN(nn.Module):
         Args:
             batch: ``video [batch, video dim]``, or ``[batch, tokens, video dim]`` with ``video_mask``, of which the
                 maximum over valid tokens is taken; ``audio [batch, 40, frames]`` (log-mel) and ``audio_nframes
-                [batch]``, the number of real frames; ``text [batch, words, text dim]``, padding zero. ``text_mask``,
-                ``video_mask`` and ``audio_mask`` say what is there; without one, all is. ``video_index [batch]``,
-                where given, tells a video's clips from its neighbours'.
+                [batch]``, the number of real frames (``nframes`` in the published programs, which does as well);
+                ``text [batch, words, text dim]``, padding zero. ``text_mask``, ``video_mask`` and ``audio_mask`` say
+                what is there; without one, all is. ``video_index [batch]``, where given, tells a video's clips from
+                its neighbours'.
 
         Returns:
             ``video_embed``, ``audio_embed``, ``text_embed`` ``[batch, embed dim]``, or ``ta_embed`` for the last two
@@ -106,7 +107,8 @@ class MCN(nn.Module):
         dtype = self.DAVEnet_projection.weight.dtype
         outputs = {f"{name}_nonempty_input_mask": _present(batch, name) for name in self.modalities}
         video = _pool_video(batch["video"].to(dtype), batch.get("video_mask"))
-        audio = self._pool_audio(batch["audio"].to(dtype), batch["audio_nframes"])
+        frames = batch["audio_nframes"] if "audio_nframes" in batch else batch["nframes"]
+        audio = self._pool_audio(batch["audio"].to(dtype), frames)
         outputs["video_embed"] = self.GU_video(video)
         if self.fused:
             text = self.text_pooling_caption(batch["text"].to(dtype))

@@ -61,7 +61,8 @@ class MFT(nn.Module):
         Args:
             batch: ``text [batch, words, text dim]``, ``video [batch, tokens, video dim]`` and ``audio
                 [batch, 40, frames]`` (log-mel); for each a mask, ``text_mask``, ``video_mask``, ``audio_mask``
-                ``[batch, length]``, not zero where it is valid; ``audio_nframes [batch]``, the number of real frames.
+                ``[batch, length]``, not zero where it is valid; ``audio_nframes [batch]``, the number of real frames
+                (``audio_STFT_nframes`` in the published program, which does as well).
 
         Returns:
             ``text_embed``, ``video_embed``, ``audio_embed`` ``[batch, projection dim]``; the pairs ``tv_embed``,
@@ -87,7 +88,8 @@ class MFT(nn.Module):
         """A modality's input → its tokens, and bool ``[batch]``: which clips have any."""
         values, mask = batch[name].to(self.fusion.masking_token.dtype), batch[f"{name}_mask"] != 0
         if name == "audio":
-            values, mask = self._audio_tokens(values, mask, batch["audio_nframes"])
+            frames = batch["audio_nframes"] if "audio_nframes" in batch else batch["audio_STFT_nframes"]
+            values, mask = self._audio_tokens(values, mask, frames)
         values = self.get_submodule(f"{name}_token_proj")(values)
         values = self.get_submodule(f"{name}_norm_layer")(values)
         tokens, present = with_masking_token(values, mask, self.fusion.masking_token)

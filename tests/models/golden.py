@@ -13,16 +13,33 @@ from pipeline.config import ModelSettings
 from pipeline.models import build_model
 from tests.conftest import GOLDEN
 
-SEEDS = {
-    "mft_base": 11,
-    "mft_depth2": 12,
-    "mft_audio_maxpool": 13,
-    "mft_per_modality": 14,
-    "mcn_base": 21,
-    "avlnet_text_tri": 22,
-    "avlnet_text_fused": 23,
-    "avlnet": 24,
+TINY = {
+    "video_dim": 6,
+    "text_dim": 5,
+    "embed_dim": 8,
+    "projection_dim": 7,
+    "heads": 2,
+    "davenet": "small",
+    "davenet_width": 2,
 }
+"""Sizes of an MFT that takes milliseconds."""
+
+_MFT = {"video_dim": 32, "text_dim": 16, "embed_dim": 64, "projection_dim": 48, "heads": 4, "davenet": "small"}
+_MCN = {"video_dim": 32, "text_dim": 16, "embed_dim": 64, "davenet": "small"}
+MFT_CASES = {
+    "mft_base": ModelSettings(**_MFT),
+    "mft_depth2": ModelSettings(**_MFT, depth=2, mlp_ratio=2.0),
+    "mft_audio_maxpool": ModelSettings(**_MFT, audio_pooling="max_pool", max_audio_tokens=6),
+    "mft_per_modality": ModelSettings(**_MFT, per_modality=True),
+}
+MCN_CASES = {
+    "mcn_base": ModelSettings(name="mcn", reconstruction_dim=24, **_MCN),
+    "avlnet_text_tri": ModelSettings(name="avlnet_text_tri", **_MCN),
+    "avlnet_text_fused": ModelSettings(name="avlnet_text_fused", **_MCN),
+    "avlnet": ModelSettings(name="avlnet", **_MCN),
+}
+_SEEDS = {name: 11 + number for number, name in enumerate(MFT_CASES)}
+_SEEDS |= {name: 21 + number for number, name in enumerate(MCN_CASES)}
 
 
 @lru_cache(maxsize=1)
@@ -41,7 +58,7 @@ def published_keys(case: str) -> list[tuple[str, list[int]]]:
 
 @lru_cache(maxsize=4)
 def _filled(case: str) -> dict[str, Any]:
-    values: dict[str, Any] = _fill().fill(published_keys(case), SEEDS[case])
+    values: dict[str, Any] = _fill().fill(published_keys(case), _SEEDS[case])
     return values
 
 
@@ -49,9 +66,9 @@ def published_weights(case: str) -> dict[str, Tensor]:
     return {name: torch.tensor(value) for name, value in _filled(case).items()}
 
 
-def with_published_weights(case: str, settings: ModelSettings) -> nn.Module:
+def with_published_weights(case: str) -> nn.Module:
     with torch.device("meta"):
-        model = build_model(settings)
+        model = build_model((MFT_CASES | MCN_CASES)[case])
     model.load_state_dict(published_weights(case), strict=True, assign=True)
     return model
 
@@ -63,9 +80,8 @@ def numbers(case: str, prefix: str) -> dict[str, Any]:
 
 
 def batch_of(case: str) -> dict[str, Tensor]:
-    """The case's batch under this package's names."""
-    renamed = {"audio_STFT_nframes": "audio_nframes", "nframes": "audio_nframes"}
-    return {renamed.get(name, name): torch.from_numpy(value) for name, value in numbers(case, "in").items()}
+    """The case's batch, under the published names."""
+    return {name: torch.from_numpy(value) for name, value in numbers(case, "in").items()}
 
 
 def assert_close(ours: Tensor | float, golden: Any, tolerance: float = 1e-4) -> None:

@@ -3,33 +3,25 @@
 import pytest
 import torch
 
-from pipeline.config import ModelSettings
 from tests.conftest import needs_shared
-from tests.models.golden import assert_close, batch_of, numbers, published_keys, with_published_weights
+from tests.models.golden import MCN_CASES, assert_close, batch_of, numbers, published_keys, with_published_weights
 
-SIZES = {"video_dim": 32, "text_dim": 16, "embed_dim": 64, "davenet": "small"}
-CASES = {
-    "mcn_base": ModelSettings(name="mcn", reconstruction_dim=24, **SIZES),
-    "avlnet": ModelSettings(name="avlnet", **SIZES),
-    "avlnet_text_tri": ModelSettings(name="avlnet_text_tri", **SIZES),
-    "avlnet_text_fused": ModelSettings(name="avlnet_text_fused", **SIZES),
-}
 NAMES = {"audio": "audio_embed", "video": "video_embed", "text": "text_embed", "audio_text": "ta_embed"}
 NAMES["recon"] = "reconstruction"
 pytestmark = needs_shared
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", MCN_CASES)
 def test_state_dict_has_exactly_the_published_names(case):
-    model = with_published_weights(case, CASES[case])
+    model = with_published_weights(case)
     assert {name: list(value.shape) for name, value in model.state_dict().items()} == dict(published_keys(case))
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", MCN_CASES)
 def test_outputs(case, mode):
     golden = {name: value for name, value in numbers(case, mode).items() if name in NAMES}
-    model = with_published_weights(case, CASES[case]).train(mode == "train")
+    model = with_published_weights(case).train(mode == "train")
     with torch.no_grad():
         outputs = model(batch_of(case))
     assert {NAMES[name] for name in golden} <= set(outputs)

@@ -7,22 +7,14 @@ from pipeline.config import LossSettings, ModelSettings
 from pipeline.errors import InputError
 from pipeline.models import build_model
 from pipeline.objectives import build_loss
+from tests.models.golden import TINY
 
-SIZES = {
-    "video_dim": 6,
-    "text_dim": 5,
-    "embed_dim": 8,
-    "projection_dim": 7,
-    "heads": 2,
-    "davenet": "small",
-    "davenet_width": 2,
-}
 PAIRS = {"tv_embed", "ta_embed", "va_embed"}
 
 
 def _model(**options):
     torch.manual_seed(0)
-    return build_model(ModelSettings(**SIZES | options))
+    return build_model(ModelSettings(**TINY | options))
 
 
 def _batch(clips=4, frames=96, seed=0):

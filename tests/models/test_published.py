@@ -14,17 +14,8 @@ from pipeline.config import ModelSettings
 from pipeline.errors import InputError
 from pipeline.models import MCN, MFT, build_model, load_published, save_published
 from tests.conftest import needs_shared
-from tests.models.golden import assert_close, batch_of, numbers, published_keys, published_weights
+from tests.models.golden import TINY, assert_close, batch_of, numbers, published_keys, published_weights
 
-TINY = {
-    "video_dim": 6,
-    "text_dim": 5,
-    "embed_dim": 8,
-    "projection_dim": 7,
-    "heads": 2,
-    "davenet": "small",
-    "davenet_width": 2,
-}
 FORMS = {
     "plain": {},
     "deep": {"depth": 3, "mlp_ratio": 2.5},

@@ -8,16 +8,8 @@ import torch
 
 from pipeline.config import ModelSettings
 from pipeline.models import MFT
+from tests.models.golden import TINY
 
-SIZES = {
-    "video_dim": 6,
-    "text_dim": 5,
-    "embed_dim": 8,
-    "projection_dim": 7,
-    "heads": 2,
-    "davenet": "small",
-    "davenet_width": 2,
-}
 OPTIONS = {
     "plain": {},
     "no transformer": {"depth": 0},
@@ -49,7 +41,7 @@ def benchmark_step():
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_same_loss_outputs_and_gradients(benchmark_step, option):
-    settings = ModelSettings(**SIZES | OPTIONS[option])
+    settings = ModelSettings(**TINY | OPTIONS[option])
     torch.manual_seed(1)
     model = MFT(settings).double().train()
     batch = {name: value.double() for name, value in benchmark_step.make_batch(settings, 5, "cpu").items()}

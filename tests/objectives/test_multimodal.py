@@ -5,22 +5,20 @@ import copy
 import pytest
 import torch
 
-from pipeline.config import LossSettings, ModelSettings
+from pipeline.config import LossSettings
 from pipeline.errors import InputError
 from pipeline.objectives import build_loss, mms
 from pipeline.objectives.clustering import OnlineClustering, cluster_contrast
 from pipeline.objectives.kmeans import assign, first_centroids, kmeans
 from tests.conftest import needs_shared
-from tests.models.golden import assert_close, assert_gradient_norms, batch_of, numbers, with_published_weights
-
-SIZES = {"video_dim": 32, "text_dim": 16, "embed_dim": 64, "davenet": "small"}
-CASES = {
-    "mcn_base": ModelSettings(name="mcn", reconstruction_dim=24, **SIZES),
-    "avlnet": ModelSettings(name="avlnet", **SIZES),
-    "avlnet_text_tri": ModelSettings(name="avlnet_text_tri", **SIZES),
-    "avlnet_text_fused": ModelSettings(name="avlnet_text_fused", **SIZES),
-}
-
+from tests.models.golden import (
+    MCN_CASES,
+    assert_close,
+    assert_gradient_norms,
+    batch_of,
+    numbers,
+    with_published_weights,
+)
 
 ON_THE_EDGE = {"avlnet_text_fused": ("DAVEnet.layer4.0.bn1.bias", 454)}
 """A channel with a unit so near to zero (-4e-7 in float64) that float32's rounding decides whether its gradient passes.
@@ -46,10 +44,10 @@ def _golden_total(case, model):
 
 @needs_shared
 @pytest.mark.parametrize("mode", ["eval", "train"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", MCN_CASES)
 def test_golden_losses_and_gradient_norms(case, mode):
     golden = numbers(case, mode)
-    model = with_published_weights(case, CASES[case]).train(mode == "train")
+    model = with_published_weights(case).train(mode == "train")
     if case in ON_THE_EDGE:
         name, channel = ON_THE_EDGE[case]
         with torch.no_grad():
