@@ -70,16 +70,13 @@ def _embed(recipe: Recipe, shards: Path, checkpoint: Path) -> ClipEmbeddings:
     from pipeline.benchmarks.strategies import evaluation_sizes
     from pipeline.shards.evaluation import evaluation_clips
     from pipeline.shards.reader import ShardSet
-    from pipeline.training.batches import load_preparation
-    from pipeline.training.runs import best_device, load_model
+    from pipeline.training.runs import load_trained
 
-    device = best_device()
     shard_set, held_out = ShardSet(shards), recipe.evaluate
     model_settings, clip_settings = evaluation_sizes(recipe)
-    prepare = load_preparation(shards, model_settings, device)
-    model = load_model(model_settings, checkpoint, device)
+    trained = load_trained(model_settings, checkpoint, shards)
     batches = evaluation_clips(shard_set, held_out.split, clip_settings, held_out.batch_clips, held_out.max_words)
-    return embed_clips(model, batches, prepare)
+    return embed_clips(trained.model, batches, trained.prepare)
 
 
 def _measure(

@@ -82,20 +82,13 @@ def _scored(
 ) -> Iterator[tuple[VideoSteps, Task]]:  # fmt: skip
     """The videos of the tasks with their scores; without tasks, all that have captions."""
     from pipeline.benchmarks.steps import VideoSteps, log_shares, own_steps, own_truth, step_truth
-    from pipeline.benchmarks.windows import SecondScorer
+    from pipeline.benchmarks.windows import Embedder, second_scores
     from pipeline.shards.batches import ClipReader
-    from pipeline.text.words import WordVectors
-    from pipeline.training.batches import load_preparation
-    from pipeline.training.runs import best_device, load_model
+    from pipeline.training.runs import load_trained
 
-    device = best_device()
-    scorer = SecondScorer(
-        load_model(recipe.model, checkpoint, device),
-        load_preparation(shards.folder, recipe.model, device),
-        ClipReader(shards, recipe.clips),
-        WordVectors.load(shards.folder / "words.parquet"),
-        radius,
-        recipe.evaluate.batch_clips,
+    trained = load_trained(recipe.model, checkpoint, shards.folder)
+    embedder = Embedder(
+        trained.model, trained.prepare, ClipReader(shards, recipe.clips), trained.words, recipe.evaluate.batch_clips
     )
     bar = progress.add_task("localize", total=len(shards))
     for number, video_id in enumerate(shards.ids):
@@ -105,11 +98,11 @@ def _scored(
             continue
         if tasks is None:
             task = own_steps(video_id, sample.captions)
-            scores = log_shares(scorer.scores(number, task))
+            scores = log_shares(second_scores(embedder, number, task, radius))
             truth = own_truth(sample.captions, len(scores))
         elif sample.task_id in tasks:
             task = tasks[sample.task_id]
-            scores = scorer.scores(number, task)
+            scores = second_scores(embedder, number, task, radius)
             truth = step_truth(sample.captions, task.steps, len(scores))
         else:
             continue

@@ -65,12 +65,14 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, ranks: Ranks) -> int:
     from pipeline.objectives import build_loss
     from pipeline.shards.loader import TrainingLoader
     from pipeline.shards.reader import ShardSet
-    from pipeline.training.batches import load_preparation
+    from pipeline.text.words import WordVectors
+    from pipeline.training.batches import preparation
     from pipeline.training.loop import train
 
     run = arguments.run or Path("runs") / recipe.name
     shards = ShardSet(arguments.shards)
-    prepare = load_preparation(arguments.shards, recipe.model, ranks.device)
+    words = WordVectors.load(arguments.shards / "words.parquet")
+    prepare = preparation(arguments.shards, words, recipe.model, ranks.device)
     settings = recipe.train
     if settings.batch_videos % ranks.world_size:
         raise InputError(

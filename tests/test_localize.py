@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline import localize, train
-from pipeline.benchmarks.windows import SecondScorer
+from pipeline.benchmarks.windows import Embedder, second_scores
 from pipeline.config import ClipSettings
 from pipeline.datasets.crosstask import Task
 from pipeline.errors import InputError
@@ -89,14 +89,13 @@ def test_scores_compare_every_second_with_every_step(folder: Path) -> None:
         return {**batch, "text": table[batch["word_ids"].long()]}
 
     reader, task = ClipReader(shards, ClipSettings()), Task("42", "", ("first", "pour", "then"))
-    scores = SecondScorer(SecondModel(), prepare, reader, words).scores(1, task)
+    embedder = Embedder(SecondModel(), prepare, reader, words)
+    scores = second_scores(embedder, 1, task)
     assert scores.shape == (14, 3)
     assert (np.abs(scores) <= 1 + 1e-6).all()
-    assert np.array_equal(scores, SecondScorer(SecondModel(), prepare, reader, words, batch_clips=4).scores(1, task))
-    alone = SecondScorer(SecondModel(), prepare, reader, words, radius=0).scores(1, task)
-    assert not np.allclose(alone, scores)
-    one_step = SecondScorer(SecondModel(), prepare, reader, words).scores(1, Task("42", "", ("pour",)))
-    assert np.allclose(one_step[:, 0], scores[:, 1])
+    assert np.array_equal(scores, second_scores(Embedder(SecondModel(), prepare, reader, words, 4), 1, task))
+    assert not np.allclose(second_scores(embedder, 1, task, radius=0), scores)
+    assert np.allclose(second_scores(embedder, 1, Task("42", "", ("pour",)))[:, 0], scores[:, 1])
 
 
 def test_shards_without_these_tasks_are_refused(folder: Path, tmp_path: Path) -> None:

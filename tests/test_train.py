@@ -65,7 +65,7 @@ def test_kills_at_random_steps_change_no_loss(
     folder: Path, undisturbed: list[dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert [row["step"] for row in undisturbed] == list(range(1, 13))
-    for attempt in range(6):
+    for attempt in range(4):
         arguments = command(folder, tmp_path / str(attempt))
         chance = random.Random(attempt)
         run_killed(monkeypatch, arguments, chance.randint(0, 8))

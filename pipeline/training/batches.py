@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,25 +39,42 @@ def to_device(batch: Mapping[str, Any], words: WordTable, device: torch.device) 
     """A loader's batch as a network takes it.
 
     Tensors go to the device, float16 becomes float32, and ``word_ids`` becomes ``text [clips, words, dim]``; what is
-    no tensor stays.
+    no tensor stays. When it returns, the loader's memory is free to be used again.
     """
-    moved: Batch = {}
-    for name, value in batch.items():
-        if isinstance(value, Tensor):
-            value = value.to(device, non_blocking=True)
-            value = value.float() if value.dtype == torch.float16 else value
-        moved[name] = value
+    moved = _to_gpu(batch, device) if device.type == "cuda" else dict(batch)
+    for name, value in moved.items():
+        if isinstance(value, Tensor) and value.dtype == torch.float16:
+            moved[name] = value.float()
     moved["text"] = words(moved.pop("word_ids"))
     return moved
 
 
-def load_preparation(shards: Path, settings: ModelSettings, device: torch.device) -> Prepare:
-    """Readies batches of the shards in a folder for a model on a device.
+def _to_gpu(batch: Mapping[str, Any], device: torch.device) -> Batch:
+    """Copies beside the work of the step before: this waits for the copies alone, not for that step."""
+    computing, copying = torch.cuda.current_stream(device), _copy_stream(device)
+    with torch.cuda.stream(copying):
+        moved = {
+            name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+            for name, value in batch.items()
+        }
+    copying.synchronize()
+    for value in moved.values():
+        if isinstance(value, Tensor):
+            value.record_stream(computing)
+    return moved
+
+
+@cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
+
+
+def preparation(shards: Path, vectors: WordVectors, settings: ModelSettings, device: torch.device) -> Prepare:
+    """Readies batches of the shards in a folder, with their word vectors, for a model on a device.
 
     Raises:
         InputError: the widths of words or video tokens are not the model's.
     """
-    vectors = WordVectors.load(shards / "words.parquet")
     if vectors.dim != settings.text_dim:
         raise InputError(
             f"{shards}: word vectors have {vectors.dim} dimensions, the model takes {settings.text_dim}: "

@@ -119,7 +119,7 @@ def train(
             position.elapsed = stopwatch.elapsed
             clips += len(batch["video_mask"]) * ranks.world_size
             named = {"loss": total, **{f"loss/{name}": term for name, term in terms.items()}, "gradient_norm": norm}
-            losses.add(position.step, named, batch.get("video_index"))
+            losses.add(position.step, named, batch["video_index"].clone())
 
             logging = position.step % settings.log_every == 0
             # asking the other ranks makes a GPU wait, so it is done when it waits anyway

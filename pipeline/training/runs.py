@@ -1,15 +1,18 @@
-"""A run's folder from outside: its settings, its best checkpoint, the model that it trained."""
+"""A run from outside: its settings, its best checkpoint, the network that it trained."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from pipeline.config import ModelSettings, Recipe, load_recipe
 from pipeline.errors import InputError
 from pipeline.models import Network, build_model
+from pipeline.text.words import WordVectors
+from pipeline.training.batches import Prepare, preparation
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.state import load_weights
 
@@ -43,13 +46,29 @@ def best_checkpoint(run: Path) -> Path:
     return checkpoints.path(best[0] if best is not None and best[0] in steps else steps[-1])
 
 
-def load_model(settings: ModelSettings, checkpoint: Path, device: torch.device) -> Network:
-    """A network with a checkpoint's weights, on the device; raises :class:`InputError`."""
+class Trained(NamedTuple):
+    """A trained network and what it takes to feed it from some shards."""
+
+    model: Network
+    prepare: Prepare
+    words: WordVectors
+    """The shards' words."""
+
+
+def load_trained(settings: ModelSettings, checkpoint: Path, shards: Path) -> Trained:
+    """A network with a checkpoint's weights, on the GPU where there is one.
+
+    Args:
+        settings: of the network.
+        checkpoint: of this program or a published one.
+        shards: the folder of shards that it is to look at.
+
+    Raises:
+        InputError: the checkpoint is of another network, or the shards are too wide or narrow for it.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    words = WordVectors.load(shards / "words.parquet")
+    prepare = preparation(shards, words, settings, device)
     model = build_model(settings)
     load_weights(model, checkpoint)
-    return model.to(device)
-
-
-def best_device() -> torch.device:
-    """The GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return Trained(model.to(device), prepare, words)

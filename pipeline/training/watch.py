@@ -21,9 +21,9 @@ class LossWatch:
         self._video_ids = video_ids
         self._unchecked = unchecked
         self._names: list[str] = []
-        self._steps: list[tuple[int, Tensor, Tensor | None]] = []
+        self._steps: list[tuple[int, Tensor, Tensor]] = []
 
-    def add(self, step: int, values: dict[str, Tensor], video_index: Tensor | None) -> None:
+    def add(self, step: int, values: dict[str, Tensor], video_index: Tensor) -> None:
         """Notes a step's scalars, the total first, and the videos of its batch."""
         self._names = list(values)
         self._steps.append((step, torch.stack([value.float().reshape(()) for value in values.values()]), video_index))
@@ -42,12 +42,12 @@ class LossWatch:
                     raise InputError(self._explain(step, name, value, video_index))
         return dict(zip(self._names, table[-1], strict=True))
 
-    def _explain(self, step: int, name: str, value: float, video_index: Tensor | None) -> str:
+    def _explain(self, step: int, name: str, value: float, video_index: Tensor) -> str:
         videos = (
             [] if video_index is None else [self._video_ids[i] for i in dict.fromkeys(video_index.tolist()) if i >= 0]
         )
         named = ", ".join(videos[:_NAMED]) + (f" and {len(videos) - _NAMED} more" if len(videos) > _NAMED else "")
         return (
-            f"{name} is {value} at step {step}, in the batch of videos {named or '(not known)'}: look at their "
+            f"{name} is {value} at step {step}, in the batch of videos {named}: look at their "
             "features, or lower train.learning_rate, or set train.clip_gradient; the last checkpoint is from before"
         )

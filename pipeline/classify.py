@@ -1,0 +1,130 @@
+"""Names what videos show, without training for it, and compares clusters of their embeddings with their classes.
+
+    python -m pipeline.classify --run runs/mcn --shards shards/ucf101
+
+A video's class is its first category in the manifest. Zero-shot recognition compares each video with the words of the
+classes' names; clusters are those of MCN's k-means, as many as there are classes. Writes ``classes.json`` into the
+run's folder and shows a table.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from pipeline.cli import console, progress_bar, run_verb, verb_parser
+from pipeline.config import Recipe
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.benchmarks.windows import Embedder
+    from pipeline.shards.reader import ShardSet
+
+_MEANING = {
+    "top1": "zero-shot, top 1 (%)",
+    "top5": "zero-shot, top 5 (%)",
+    "nmi": "clusters: normalised mutual information (%)",
+    "accuracy": "clusters: accuracy of the best matching (%)",
+    "entropy": "clusters: mean entropy (nats)",
+    "purity": "clusters: mean purity (%)",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the verb."""
+    parser = verb_parser(__doc__)
+    parser.add_argument("--run", type=Path, required=True, help="folder of the run, runs/<name>")
+    parser.add_argument("--shards", type=Path, required=True, help="folder of shards with the videos")
+    parser.add_argument("--recipe", help="settings of a model that was not trained here; default: those of the run")
+    parser.add_argument("--split", help="the videos' split; default: all videos")
+    parser.add_argument("--checkpoint", type=Path, help="default: the run's best checkpoint, else its last")
+    arguments, overrides = parser.parse_known_args(argv)
+
+    from pipeline.shards.reader import ShardSet
+    from pipeline.training.checkpoint import replace_file
+    from pipeline.training.runs import best_checkpoint, read_recipe
+
+    recipe = read_recipe(arguments.run, arguments.recipe, overrides)
+    checkpoint = arguments.checkpoint or best_checkpoint(arguments.run)
+    shards = ShardSet(arguments.shards)
+    classes = _classes(shards, arguments.split)
+    figures = _measure(shards, recipe, checkpoint, classes)
+    names = sorted(set(classes.values()))
+    result = {**figures, "videos": len(classes), "classes": names, "recipe": recipe.name, "seeded": recipe.seeded,
+              "checkpoint": checkpoint.name}  # fmt: skip
+    arguments.run.mkdir(parents=True, exist_ok=True)
+    out = arguments.run / "classes.json"
+    replace_file(out, lambda part: part.write_text(json.dumps(result, indent=2) + "\n"))
+    _show(result)
+    console.print(f"classify: {len(classes):,} videos of {len(names)} classes, {checkpoint.name} → {out}")
+
+
+def _classes(shards: ShardSet, split: str | None) -> dict[int, str]:
+    """The class of each video that has one, by its number in the shards."""
+    samples = ((number, shards.read(video_id, arrays=False)) for number, video_id in enumerate(shards.ids))
+    classes = {
+        number: sample.category_1
+        for number, sample in samples
+        if sample.category_1 is not None and (split is None or sample.split == split)
+    }
+    if len(set(classes.values())) < 2:
+        raise InputError(f"{shards.folder}: fewer than two classes; a video's class is category_1 in its manifest")
+    return classes
+
+
+def _measure(shards: ShardSet, recipe: Recipe, checkpoint: Path, classes: dict[int, str]) -> dict[str, float]:
+    import numpy as np
+
+    from pipeline.benchmarks.classes import class_text, cluster_figures, zero_shot_accuracy
+    from pipeline.benchmarks.strategies import evaluation_sizes
+    from pipeline.benchmarks.windows import Embedder
+    from pipeline.objectives.kmeans import first_centroids, kmeans
+    from pipeline.shards.batches import ClipReader
+    from pipeline.training.runs import load_trained
+
+    model_settings, clip_settings = evaluation_sizes(recipe)
+    trained = load_trained(model_settings, checkpoint, shards.folder)
+    reader = ClipReader(shards, clip_settings)
+    embedder = Embedder(trained.model, trained.prepare, reader, trained.words, recipe.evaluate.batch_clips)
+    videos = _embed(embedder, list(classes))
+    names = sorted(set(classes.values()))
+    labels = np.array([names.index(name) for name in classes.values()])
+    texts = embedder.texts([class_text(name) for name in names])
+    clusters, _ = kmeans(videos, first_centroids(videos, len(names)))
+    return {
+        **zero_shot_accuracy(embedder.similarity(videos, texts), labels),
+        **cluster_figures(clusters.cpu().numpy(), labels),
+    }
+
+
+def _embed(embedder: Embedder, numbers: list[int]) -> Tensor:
+    """Each video as one window from its beginning, as far as the recipe's evaluation looks."""
+    import torch
+
+    from pipeline.benchmarks.windows import window
+
+    embedded = []
+    with progress_bar() as progress:
+        for number in progress.track(numbers, description="classify"):
+            whole = window(0, max(embedder.reader.seconds(number), 1))
+            embedded.append(embedder.windows(number, [whole]))
+    return torch.cat(embedded)
+
+
+def _show(result: dict[str, Any]) -> None:
+    table = Table(title=f"{result['videos']:,} videos of {len(result['classes'])} classes")
+    table.add_column("")
+    table.add_column("", justify="right")
+    for key, meaning in _MEANING.items():
+        table.add_row(meaning, f"{result[key]:.2f}" if key == "entropy" else f"{result[key]:.1f}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    run_verb(main)

@@ -1,0 +1,43 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline import classify, train
+from pipeline.errors import InputError
+from tests.shards.samples import make_sample, write_shards
+from tests.tiny_run import MCN, write_recipe, write_tiny_shards
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("classify")
+    write_tiny_shards(folder / "shards")
+    samples = [
+        dataclasses.replace(
+            make_sample(f"{name}-{number}", seconds=10, split="test", modalities=("2d", "3d", "audio")), category_1=name
+        )
+        for name in ("PourBatter", "flip_it", "First")
+        for number in range(4)
+    ]
+    write_shards(folder / "ucf", samples)
+    (folder / "ucf" / "words.parquet").write_bytes((folder / "shards" / "words.parquet").read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("model", ["mft", "mcn"])
+def test_from_shards_to_figures(folder: Path, tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = str(write_recipe(tmp_path, **(MCN if model == "mcn" else {})))
+    run = str(tmp_path / "run")
+    train.main(["--recipe", recipe, "--shards", str(folder / "shards"), "--run", run, "--train.steps", "1"])
+    classify.main(["--run", run, "--shards", str(folder / "ucf")])
+    result = json.loads((tmp_path / "run" / "classes.json").read_text())
+    assert result["classes"] == ["First", "PourBatter", "flip_it"]
+    assert result["videos"] == 12
+    assert result["top5"] == 100.0
+    assert 0 <= result["top1"] <= 100
+    assert {"nmi", "accuracy", "entropy", "purity"} <= set(result)
+    assert "zero-shot, top 1" in capsys.readouterr().err
+    with pytest.raises(InputError, match="fewer than two classes"):
+        classify.main(["--run", run, "--shards", str(folder / "shards")])
