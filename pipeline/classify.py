@@ -48,9 +48,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from pipeline.shards.reader import ShardSet
     from pipeline.training.checkpoint import replace_file
-    from pipeline.training.runs import best_checkpoint, read_recipe
+    from pipeline.training.runs import best_checkpoint, note_stand_ins, read_recipe
 
     recipe = read_recipe(arguments.run, arguments.recipe, overrides)
+    note_stand_ins(recipe, arguments.shards)
     checkpoint = arguments.checkpoint or best_checkpoint(arguments.run)
     shards = ShardSet(arguments.shards)
     classes = _classes(shards, arguments.split)

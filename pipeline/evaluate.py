@@ -43,9 +43,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from pipeline.benchmarks.retrieval_page import retrieval_page
     from pipeline.training.checkpoint import replace_file
-    from pipeline.training.runs import best_checkpoint, read_recipe
+    from pipeline.training.runs import best_checkpoint, note_stand_ins, read_recipe
 
     recipe = read_recipe(arguments.run, arguments.recipe, overrides)
+    note_stand_ins(recipe, arguments.shards)
     if arguments.split is not None:
         recipe.evaluate.split = arguments.split
     checkpoint = arguments.checkpoint or best_checkpoint(arguments.run)

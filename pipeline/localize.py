@@ -50,9 +50,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from pipeline.datasets.crosstask import read_tasks
     from pipeline.shards.reader import ShardSet
     from pipeline.training.checkpoint import replace_file
-    from pipeline.training.runs import best_checkpoint, read_recipe
+    from pipeline.training.runs import best_checkpoint, note_stand_ins, read_recipe
 
     recipe = read_recipe(arguments.run, arguments.recipe, overrides)
+    note_stand_ins(recipe, arguments.shards)
     tasks = None if arguments.tasks is None else read_tasks(arguments.tasks)
     checkpoint = arguments.checkpoint or best_checkpoint(arguments.run)
     shards = ShardSet(arguments.shards)

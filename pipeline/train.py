@@ -68,9 +68,11 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, ranks: Ranks) -> int:
     from pipeline.text.words import WordVectors
     from pipeline.training.batches import preparation
     from pipeline.training.loop import train
+    from pipeline.training.runs import note_stand_ins
 
     run = arguments.run or Path("runs") / recipe.name
     shards = ShardSet(arguments.shards)
+    note_stand_ins(recipe, arguments.shards)
     words = WordVectors.load(arguments.shards / "words.parquet")
     prepare = preparation(arguments.shards, words, recipe.model, ranks.device)
     settings = recipe.train

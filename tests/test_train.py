@@ -1,5 +1,6 @@
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,9 @@ import pytest
 import yaml
 
 from pipeline import train
+from pipeline.config import load_recipe
 from pipeline.errors import InputError
+from pipeline.shards.provenance import claim_folder
 from pipeline.training import loop
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.logging import read_rows
@@ -163,6 +166,17 @@ def test_the_run_folder_says_what_was_trained(folder: Path, undisturbed: list[di
     assert settings["model"]["embed_dim"] == 16
     assert Checkpoints(run / "checkpoints").steps() == [6, 9, 12]
     assert list((run / "tensorboard").iterdir())
+
+
+def test_a_run_on_stand_ins_says_so_whatever_its_recipe(folder: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(str(write_recipe(tmp_path, seeded=True)))
+    shards = tmp_path / "shards"
+    shutil.copytree(folder / "shards", shards)
+    claim_folder(shards, recipe)
+    write_recipe(tmp_path, seeded=False)
+    arguments = ["--recipe", str(tmp_path / "tiny.yaml"), "--shards", str(shards), "--train.steps", "1"]
+    train.main([*arguments, "--run", str(tmp_path / "run")])
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["seeded"] is True
 
 
 def test_going_on_from_an_earlier_checkpoint_removes_the_later_ones(

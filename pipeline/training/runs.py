@@ -11,6 +11,7 @@ import torch
 from pipeline.config import ModelSettings, Recipe, load_recipe
 from pipeline.errors import InputError
 from pipeline.models import Network, build_model
+from pipeline.shards.provenance import read_provenance
 from pipeline.text.words import WordVectors
 from pipeline.training.batches import Prepare, preparation
 from pipeline.training.checkpoint import Checkpoints
@@ -35,6 +36,12 @@ def read_recipe(run: Path, name: str | None, overrides: Sequence[str]) -> Recipe
             "--checkpoint"
         )
     return load_recipe(name or str(settings), overrides)
+
+
+def note_stand_ins(recipe: Recipe, shards: Path) -> None:
+    """Marks a recipe as ``seeded`` where the shards were extracted with stand-ins for published backbones."""
+    provenance = read_provenance(shards)
+    recipe.seeded = recipe.seeded or bool(provenance and provenance["seeded"])
 
 
 def best_checkpoint(run: Path) -> Path:
