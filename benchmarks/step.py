@@ -20,12 +20,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.config import LossSettings, ModelSettings
 from pipeline.models import MFT
@@ -238,14 +240,16 @@ def length(vectors: Iterable[Tensor]) -> float:
 
 
 def time_step(step: Callable[[Batch], object], batch: Batch, device: str) -> float:
-    """Seconds of one step."""
+    """Seconds of one step; with a single thread those of the processor, which other programs don't lengthen."""
+    alone = device == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
     if device == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     step(batch)
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def peak_memory(step: Callable[[Batch], object], batch: Batch, device: str) -> int | None:
@@ -256,6 +260,21 @@ def peak_memory(step: Callable[[Batch], object], batch: Batch, device: str) -> i
     torch.cuda.reset_peak_memory_stats()
     step(batch)
     return torch.cuda.max_memory_allocated()
+
+
+def count_operations(step: Callable[[Batch], object], batch: Batch) -> float:
+    """Floating-point operations of a step's matrix products and convolutions, two for a multiplication and addition."""
+    with FlopCounterMode(display=False) as counter:
+        step(batch)
+    return float(counter.get_total_flops())
+
+
+def matrix_peak(device: str) -> float:
+    """Operations per second of a large matrix product, in the precision that the step has on this device."""
+    size, dtype = (8192, torch.bfloat16) if device == "cuda" else (2048, torch.float32)
+    matrix = torch.randn(size, size, device=device, dtype=dtype)
+    seconds = min(time_step(lambda _: matrix @ matrix, {}, device) for _ in range(10))
+    return 2 * size**3 / seconds
 
 
 def main() -> None:
@@ -274,48 +293,55 @@ def main() -> None:
         model = MFT(settings).train()
     batch = make_batch(settings, arguments.clips, device)
     steps = {"published way": Step(model, device, published=True), "this package": Step(model, device, published=False)}
+    distance = differences(steps["this package"], steps["published way"], batch)
+    operations = {name: count_operations(step, batch) for name, step in steps.items()}
     if arguments.compile:
         steps["this package, compiled"] = Step(model, device, published=False, compiled=True)
-    distance = differences(steps["this package"], steps["published way"], batch)
+        operations["this package, compiled"] = operations["this package"]
     for step in steps.values():
         time_step(step, batch, device)
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(arguments.repeats):
         for name, step in steps.items():
             times[name].append(time_step(step, batch, device))
-    report(arguments, steps, times, distance, batch)
-
-
-def report(
-    arguments: argparse.Namespace,
-    steps: dict[str, Step],
-    times: dict[str, list[float]],
-    distance: dict[str, float],
-    batch: Batch,
-) -> None:
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    baseline = medians["published way"]
-    parameters = sum(p.numel() for p in steps["published way"].model.parameters())
-    title = f"{arguments.size}: {parameters / 1e6:.0f} M parameters, {arguments.clips} clips, {arguments.device}"
-    table = Table("", "step, median", "fastest", "clips/s", "speed-up", "memory", title=title)
-    rows = []
-    for name, median in medians.items():
-        memory = peak_memory(steps[name], batch, arguments.device)
-        rows.append({"name": name, "median": median, "fastest": min(times[name]), "memory": memory})
-        table.add_row(
-            name,
-            f"{median * 1e3:.0f} ms",
-            f"{min(times[name]) * 1e3:.0f} ms",
-            f"{arguments.clips / median:.1f}",
-            f"{baseline / median:.2f}x",
-            "" if memory is None else f"{memory / 2**30:.1f} GiB",
-        )
-    Console().print(table)
+    baseline, peak = statistics.median(times["published way"]), matrix_peak(device)
+    rows = [
+        {
+            "name": name,
+            "seconds": statistics.median(times[name]),
+            "fastest": min(times[name]),
+            "clips_per_second": arguments.clips / statistics.median(times[name]),
+            "speed_up": baseline / statistics.median(times[name]),
+            "operations_per_clip": operations[name] / arguments.clips,
+            "share_of_peak": operations[name] / statistics.median(times[name]) / peak,
+            "memory": peak_memory(step, batch, device),
+        }
+        for name, step in steps.items()
+    ]
+    parameters = sum(p.numel() for p in model.parameters())
+    threads = "" if device == "cuda" else f", {torch.get_num_threads()} threads"
+    title = f"{arguments.size}: {parameters / 1e6:.0f} M parameters, {arguments.clips} clips, {device}{threads}"
+    print_table(title, rows)
     print("relative differences: " + ", ".join(f"{name} {value:.1e}" for name, value in distance.items()))
     if arguments.json:
-        settings = {"size": arguments.size, "clips": arguments.clips, "device": arguments.device}
-        settings["threads"] = torch.get_num_threads()
-        arguments.json.write_text(json.dumps({**settings, "steps": rows, "differences": distance}, indent=2))
+        arguments.json.write_text(json.dumps({"title": title, "steps": rows, "differences": distance}, indent=2))
+
+
+def print_table(title: str, rows: list[dict[str, Any]]) -> None:
+    columns = ("step, median", "fastest", "clips/s", "speed-up", "GFLOP a clip", "of matrix peak", "memory")
+    table = Table("", *columns, title=title)
+    for row in rows:
+        table.add_row(
+            row["name"],
+            f"{row['seconds'] * 1e3:.0f} ms",
+            f"{row['fastest'] * 1e3:.0f} ms",
+            f"{row['clips_per_second']:.1f}",
+            f"{row['speed_up']:.2f}x",
+            f"{row['operations_per_clip'] / 1e9:.1f}",
+            f"{row['share_of_peak']:.0%}",
+            "" if row["memory"] is None else f"{row['memory'] / 2**30:.1f} GiB",
+        )
+    Console(width=120).print(table)
 
 
 if __name__ == "__main__":
