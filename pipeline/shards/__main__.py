@@ -1,10 +1,14 @@
 """Looks after shards.
 
-python -m pipeline.shards verify shards/mft --manifest manifests/howto100m.parquet
-python -m pipeline.shards repair shards/mft
-python -m pipeline.shards repack shards/mft shards/mft-small --drop 3d --audio 8bit
-python -m pipeline.shards stats shards/mft
-python -m pipeline.shards show shards/mft dQw4w9WgXcQ
+    python -m pipeline.shards verify shards/mft --manifest manifests/howto100m.parquet
+    python -m pipeline.shards repair shards/mft
+    python -m pipeline.shards repack shards/mft shards/mft-small --drop 3d --audio 8bit
+    python -m pipeline.shards stats shards/mft
+    python -m pipeline.shards show shards/mft dQw4w9WgXcQ
+    python -m pipeline.shards upload shards/mft s3://bucket/mft --remove
+    python -m pipeline.shards mount shards/mft s3://bucket/mft
+
+Each can be stopped and started again.
 """
 
 from __future__ import annotations
@@ -38,20 +42,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     repack = actions.add_parser("repack", help="write the samples into new shards")
     stats = actions.add_parser("stats", help="what the shards hold")
     show = actions.add_parser("show", help="one video's sample")
-    for action in (verify, repair, repack, stats, show):
+    upload = actions.add_parser("upload", help="put sealed shards into an object store; can be run again and again")
+    mount = actions.add_parser("mount", help="make a folder of shards whose tars stay in an object store")
+    for action in (verify, repair, repack, stats, show, upload, mount):
         action.add_argument("folder", type=Path, help="shards/<name>")
     for action in (verify, repair):
         action.add_argument("--workers", type=int, default=4, help="shards looked at at once; default: 4")
     _add_repack_arguments(repack)
     show.add_argument("video_id")
+    for action in (upload, mount):
+        action.add_argument("url", help="s3://bucket/folder, gs://..., https://...")
+    upload.add_argument(
+        "--remove", action="store_true", help="remove tars here once they are there, and read them there"
+    )
     arguments = parser.parse_args(argv)
-    if not arguments.folder.is_dir():
+    if arguments.action != "mount" and not arguments.folder.is_dir():
         raise InputError(
             f"{arguments.folder}: there is no such folder of shards; make it with python -m pipeline.extract"
         )
-    {"verify": _verify, "repair": _repair, "repack": _repack, "stats": _stats, "show": _show}[arguments.action](
-        arguments
-    )
+    actions_of = {
+        "verify": _verify,
+        "repair": _repair,
+        "repack": _repack,
+        "stats": _stats,
+        "show": _show,
+        "upload": _upload,
+        "mount": _mount,
+    }
+    actions_of[arguments.action](arguments)
 
 
 def _add_repack_arguments(parser: argparse.ArgumentParser) -> None:
@@ -169,6 +187,24 @@ def _show(arguments: argparse.Namespace) -> None:
         raise InputError(f"{arguments.folder}: no shard has a video {arguments.video_id}")
     for line in describe_sample(shards, arguments.video_id):
         print(line)
+
+
+def _upload(arguments: argparse.Namespace) -> None:
+    from pipeline.shards.files import stems
+    from pipeline.shards.remote import upload
+
+    size = sum(stem.tar.stat().st_size for stem in stems(arguments.folder, ".tar"))
+    with progress_bar() as bar:
+        task = bar.add_task("upload", total=size)
+        put, there = upload(arguments.folder, arguments.url, arguments.remove, lambda done: bar.advance(task, done))
+    console.print(f"upload: {put:,} shards put and compared, {there:,} were there → {arguments.url}", soft_wrap=True)
+
+
+def _mount(arguments: argparse.Namespace) -> None:
+    from pipeline.shards.remote import mount
+
+    shards = mount(arguments.url, arguments.folder)
+    console.print(f"mount: {shards:,} shards of {arguments.url} → {arguments.folder}", soft_wrap=True)
 
 
 def _listed(ids: Iterable[str], most: int = 10) -> str:

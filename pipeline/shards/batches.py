@@ -54,6 +54,8 @@ class ClipReader:
         self.shard = _column(table, "shard", 0)
         self.duration = _column(table, "duration", 0.0)
         self.hashes = np.array([zlib.crc32(video_id.encode()) for video_id in shards.ids], np.uint32)
+        self._offset = _column(table, "offset", 0)
+        self._size = _column(table, "size", 0)
         self._json_offset = _column(table, "json_offset", 0)
         self._json_size = _column(table, "json_size", 0)
         self._members = {modality: _Members(table, modality) for modality in MODALITIES}
@@ -112,6 +114,10 @@ class ClipReader:
         """Makes rows those of clips in which every modality is missing."""
         for name, values in batch.items():
             values[row:stop] = -1 if name in ("word_ids", "video_index") else 0
+
+    def fetch(self, numbers: Sequence[int]) -> None:
+        """Gets whole samples that will soon be read, where the shards are in an object store."""
+        self.tars.fetch([(int(self.shard[n]), int(self._offset[n]), int(self._size[n])) for n in numbers])
 
     def narration(self, number: int) -> Narration:
         """A video's captions and word ids, in one read; raises ShardError."""

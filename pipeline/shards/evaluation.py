@@ -107,6 +107,7 @@ def _batches(
         while row < len(wanted):
             number = wanted[row][0]
             indices = [index for other, index in wanted[row:] if other == number]
+            reader.fetch([number])
             narration = reader.narration(number)
             found = [whole_clip(narration.starts[index], narration.ends[index], index) for index in indices]
             reader.fill(batch, row, number, found, narration)

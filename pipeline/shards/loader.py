@@ -22,6 +22,9 @@ from pipeline.shards.reader import ShardSet
 
 log = logging.getLogger(__name__)
 
+_FETCHED = 8
+"""Samples that are asked of an object store at once."""
+
 _Request = tuple[int, NDArray[np.int64]]
 """An epoch, and the videos of a batch in it."""
 
@@ -198,6 +201,8 @@ def fill_training_batch(
     settings = reader.settings
     damaged: list[str] = []
     for place, number in enumerate(numbers.tolist()):
+        if place % _FETCHED == 0:
+            reader.fetch(numbers[place : place + _FETCHED].tolist())
         generator = np.random.default_rng([seed, epoch, int(reader.hashes[number])])
         row = place * settings.per_video
         try:

@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from pipeline.shards.files import ShardError, Stem, stems, sync_folder
 from pipeline.shards.index import IndexRow, journal_line, read_index, read_journal, write_index
+from pipeline.shards.remote import remote_url
 
 END_OF_TAR = bytes(1024)
 """Two empty blocks end a tar."""
@@ -76,8 +77,9 @@ def completed_ids(folder: Path, writer: str | None = None) -> set[str]:
     """
     # journals before indexes: a shard that is sealed meanwhile is then seen twice, not never
     completed = unsealed_ids(folder, writer)
+    elsewhere = remote_url(folder) is not None
     for stem in _of(writer, stems(folder, ".parquet")):
-        if not stem.tar.exists():
+        if not elsewhere and not stem.tar.exists():
             raise ShardError(f"{stem.tar}: is gone, but its index is there; bring it back, or remove {stem.index}")
         completed.update(read_index(stem, ["video_id"])["video_id"].to_pylist())
     return completed

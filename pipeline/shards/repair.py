@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.errors import InputError
 from pipeline.shards.files import Stem, WriterLock, sync_folder, write_all
 from pipeline.shards.index import IndexRow, write_index
 from pipeline.shards.recovery import END_OF_TAR, seal_leftovers
+from pipeline.shards.remote import remote_url
 from pipeline.shards.scan import scan
 from pipeline.shards.verify import ShardReport, verify
 
@@ -30,8 +32,11 @@ def repair(folder: Path, workers: int = 4) -> Repairs:
     damaged and repeated samples are taken out. It can be stopped at any time and started again.
 
     Raises:
-        InputError: another process is writing.
+        InputError: another process is writing, or the tars are elsewhere.
     """
+    url = remote_url(folder)
+    if url is not None:
+        raise InputError(f"{folder}: its tars are at {url}; repair the folder that they were uploaded from")
     repairs = Repairs()
     repairs.done += [f"{path}: sealed" for path in seal_leftovers(folder)]
     for leftover in sorted([*folder.glob("*.tar.new"), *folder.glob("*.parquet.new")]):

@@ -1,4 +1,4 @@
-"""Reading bytes of sealed tars by offset."""
+"""Reading bytes of sealed tars by offset, from the disk or from an object store."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.shards.files import ShardError
+from pipeline.shards.remote import filesystem, remote_url
 
 _OPEN_FILES = 64
+
+Range = tuple[int, int, int]
+"""A tar, by its position; the first byte; the number of bytes."""
 
 
 class Tars:
@@ -23,11 +27,15 @@ class Tars:
         """Opens nothing yet.
 
         Args:
-            paths: the tars.
+            paths: the tars; of those that are not there, the folder's ``remote.json`` may say where they are.
             sizes: the bytes that each must have; -1: not known.
         """
         self.paths = list(paths)
         self.sizes = list(sizes)
+        self._url = remote_url(self.paths[0].parent) if self.paths else None
+        self._remote = {tar for tar, path in enumerate(self.paths) if self._url and not path.exists()}
+        self._store: tuple[int, Any, str] = (0, None, "")
+        self._fetched: dict[Range, bytes] = {}
         self._descriptors: OrderedDict[int, int] = OrderedDict()
 
     def read(self, tar: int, offset: int, size: int) -> bytearray:
@@ -42,12 +50,44 @@ class Tars:
 
     def read_into(self, tar: int, offset: int, buffer: memoryview) -> None:
         """Fills ``buffer`` with the bytes from ``offset`` on; else like :meth:`read`."""
+        if tar in self._remote:
+            buffer[:] = self._from_store(tar, offset, len(buffer))
+            return
         try:
             size = os.preadv(self._descriptor(tar), [buffer], offset)
         except OSError as error:
             raise self.damaged(tar, error.strerror or str(error)) from None
         if size != len(buffer):
             raise self.damaged(tar, f"ends before byte {offset + len(buffer)}")
+
+    def fetch(self, ranges: Sequence[Range]) -> None:
+        """Gets what will soon be read in parts, all at once, from tars in a store; nothing for those on the disk.
+
+        A request to a store costs more than the bytes of a sample that are not needed. What was fetched before goes.
+        What cannot be fetched is left to the reading of it, which says why.
+        """
+        self._fetched = {}
+        wanted = [one for one in ranges if one[0] in self._remote]
+        if wanted:
+            store, root = self._open_store()
+            paths = [f"{root}/{self.paths[tar].name}" for tar, _, _ in wanted]
+            starts, ends = [start for _, start, _ in wanted], [start + size for _, start, size in wanted]
+            found = store.cat_ranges(paths, starts, ends, on_error="return")
+            pairs = zip(wanted, found, strict=True)
+            self._fetched = {one: data for one, data in pairs if isinstance(data, bytes) and len(data) == one[2]}
+
+    def size(self, tar: int) -> int:
+        """The bytes that a tar has; raises ShardError."""
+        if tar not in self._remote:
+            try:
+                return self.paths[tar].stat().st_size
+            except OSError as error:
+                raise self.damaged(tar, error.strerror or str(error)) from None
+        store, root = self._open_store()
+        try:
+            return int(store.size(f"{root}/{self.paths[tar].name}"))
+        except Exception as error:  # each store has its own errors
+            raise self.damaged(tar, f"is not to be had from {self._url}: {error}") from None
 
     def damaged(self, tar: int, what: str) -> ShardError:
         """The error that names a tar and what is wrong with it."""
@@ -64,7 +104,26 @@ class Tars:
             self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_descriptors": OrderedDict()}
+        return self.__dict__ | {"_descriptors": OrderedDict(), "_store": (0, None, ""), "_fetched": {}}
+
+    def _from_store(self, tar: int, offset: int, size: int) -> bytes | memoryview:
+        for (fetched_tar, start, length), data in self._fetched.items():
+            if fetched_tar == tar and start <= offset and offset + size <= start + length:
+                return memoryview(data)[offset - start : offset - start + size]
+        store, root = self._open_store()
+        try:
+            found = bytes(store.cat_file(f"{root}/{self.paths[tar].name}", start=offset, end=offset + size))
+        except Exception as error:  # each store has its own errors
+            raise self.damaged(tar, f"is not to be had from {self._url}: {error}") from None
+        if len(found) != size:
+            raise self.damaged(tar, f"ends before byte {offset + size}")
+        return found
+
+    def _open_store(self) -> tuple[Any, str]:
+        """The store, opened anew in each process: what it holds does not survive a fork."""
+        if self._store[0] != os.getpid():
+            self._store = (os.getpid(), *filesystem(str(self._url)))
+        return self._store[1:]
 
     def _descriptor(self, tar: int) -> int:
         if tar in self._descriptors:

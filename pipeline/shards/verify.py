@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
@@ -13,7 +12,9 @@ from pathlib import Path
 from pipeline.shards.files import ShardError, Stem, stems
 from pipeline.shards.index import IndexRow, read_index, rows_of
 from pipeline.shards.recovery import END_OF_TAR
+from pipeline.shards.remote import remote_url
 from pipeline.shards.scan import describe, difference
+from pipeline.shards.tars import Tars
 
 
 @dataclass
@@ -73,12 +74,12 @@ def verify(folder: Path, workers: int = 4, progress: Callable[[int], None] = lam
     Args:
         folder: the shards' folder.
         workers: shards looked at at once.
-        progress: called with the bytes of each shard that is done.
+        progress: called with the bytes of the samples of each shard that is done.
     """
 
     def check(stem: Stem) -> ShardReport:
         report = check_shard(stem)
-        progress(stem.tar.stat().st_size if stem.tar.exists() else 0)
+        progress(sum(row.size for row in report.rows))
         return report
 
     sealed = sorted({*stems(folder, ".tar"), *stems(folder, ".parquet")})
@@ -110,7 +111,8 @@ def check_shard(stem: Stem) -> ShardReport:
     except (ShardError, KeyError) as error:
         report.problems.append(Problem(stem.index, f"cannot be read ({error})"))
         return report
-    if not stem.tar.exists():
+    elsewhere = remote_url(stem.folder) is not None
+    if not elsewhere and not stem.tar.exists():
         report.add("is gone, its index is there", [row.video_id for row in report.rows])
         return report
     for what, redo in _check_tar(stem, report.rows, int(table.schema.metadata.get(b"tar_size", b"-1"))):
@@ -119,25 +121,27 @@ def check_shard(stem: Stem) -> ShardReport:
 
 
 def _check_tar(stem: Stem, rows: list[IndexRow], expected_size: int) -> Iterator[tuple[str, list[str]]]:
-    with stem.tar.open("rb") as tar:
-        size = os.fstat(tar.fileno()).st_size
-        if size != expected_size:
-            yield f"has {size} bytes, its index was made for {expected_size}", []
-        end = 0
-        for row in rows:
-            if row.offset != end:
-                yield f"{row.video_id} begins at byte {row.offset}, the sample before it ends at {end}", []
-            end = row.end
-            wrong = _check_sample(os.pread(tar.fileno(), row.size, row.offset), row)
-            if wrong:
-                yield f"{row.video_id} at byte {row.offset}: {wrong}", [row.video_id]
-        if os.pread(tar.fileno(), len(END_OF_TAR) + 1, end) != END_OF_TAR:
-            yield f"does not end after its last sample, at byte {end}", []
+    tar = Tars([stem.tar], [-1])
+    try:
+        size = tar.size(0)
+    except ShardError as error:
+        yield str(error), [row.video_id for row in rows]
+        return
+    if size != expected_size:
+        yield f"has {size} bytes, its index was made for {expected_size}", []
+    end = 0
+    for row in rows:
+        if row.offset != end:
+            yield f"{row.video_id} begins at byte {row.offset}, the sample before it ends at {end}", []
+        end = row.end
+        wrong = "is cut off" if end > size else _check_sample(tar.read(0, row.offset, row.size), row)
+        if wrong:
+            yield f"{row.video_id} at byte {row.offset}: {wrong}", [row.video_id]
+    if size != end + len(END_OF_TAR) or tar.read(0, end, len(END_OF_TAR)) != END_OF_TAR:
+        yield f"does not end after its last sample, at byte {end}", []
 
 
-def _check_sample(data: bytes, row: IndexRow) -> str | None:
-    if len(data) < row.size:
-        return "is cut off"
+def _check_sample(data: bytearray, row: IndexRow) -> str | None:
     if zlib.crc32(data) != row.checksum:
         return "its checksum is wrong"
     try:

@@ -90,7 +90,7 @@ def test_a_crash_at_each_step_loses_and_repeats_nothing(tmp_path, half):
     assert call > 30
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(calls=st.lists(st.tuples(st.integers(1, 40), st.booleans()), max_size=6))
 def test_crashes_one_after_another(tmp_path_factory, calls):
     folder = tmp_path_factory.mktemp("crashes")
@@ -112,7 +112,7 @@ def _unsealed(folder):
     return ends
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_prefix_of_the_bytes_recovers_to_what_was_counted(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("prefix")

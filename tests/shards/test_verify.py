@@ -67,7 +67,7 @@ def test_good_shards_are_clean(folder):
     assert repair(folder).done == []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(at=st.integers(0, 3072 * 2 + 1023))
 def test_any_flipped_bit_is_found_and_mended(tmp_path_factory, whole, at):
     folder = shutil.copytree(whole, tmp_path_factory.mktemp("flip") / "set")
@@ -80,7 +80,7 @@ def test_any_flipped_bit_is_found_and_mended(tmp_path_factory, whole, at):
     assert_mended(folder, lost)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(size=st.integers(0, 3072 * 2 + 1023))
 def test_any_cut_is_found_and_mended(tmp_path_factory, whole, size):
     folder = shutil.copytree(whole, tmp_path_factory.mktemp("cut") / "set")

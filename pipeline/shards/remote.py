@@ -1,0 +1,165 @@
+"""Shards in an object store: the tars are there, their indexes here.
+
+A folder whose ``remote.json`` names a URL is used like any other: a tar that it has not is read from there, by ranges.
+Any store that fsspec speaks to serves (``s3://``, ``gs://``, ``https://``...); its own settings and environment say how
+to get in (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``...).
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from pipeline.errors import InputError
+from pipeline.shards.files import FORMAT_VERSION, Stem, stems, sync_file, sync_folder
+from pipeline.shards.index import check_version
+
+_NAME = "remote.json"
+_BESIDE = ("words.parquet", "extract.yaml")
+_CHUNK = 1 << 23
+
+
+def remote_url(folder: Path) -> str | None:
+    """Where the tars are that a folder has not; None: nowhere.
+
+    Raises:
+        ShardError: a newer version wrote it.
+    """
+    path = folder / _NAME
+    if not path.is_file():
+        return None
+    values = json.loads(path.read_text())
+    check_version(str(values.get("format")), path)
+    return str(values["url"])
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """The store of a URL, and the URL's path in it.
+
+    Raises:
+        InputError: there is no such kind of store, or the library that speaks to it is missing.
+    """
+    try:
+        store, root = fsspec.core.url_to_fs(url)
+    except (ValueError, ImportError) as error:
+        raise InputError(f"{url}: {_line(error)}") from None
+    return store, root.rstrip("/")
+
+
+def mount(url: str, folder: Path) -> int:
+    """Makes a folder of the shards at a URL: fetches indexes and word vectors, and leaves the tars there.
+
+    Returns:
+        how many shards.
+
+    Raises:
+        InputError: the store does not answer, or has no shards there.
+    """
+    store, root = filesystem(url)
+    names = [name for name in _names(store, url, root) if name in _BESIDE or name.endswith(".parquet")]
+    if not any(Stem.parse(folder / name) for name in names):
+        raise InputError(f"{url}: holds no shards; put them there with python -m pipeline.shards upload")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        beside = folder / f"{name}.new"
+        _asking(url, store.get_file, f"{root}/{name}", str(beside))
+        sync_file(beside)
+        beside.replace(folder / name)
+    _note(folder, url)
+    return len(stems(folder, ".parquet"))
+
+
+def upload(
+    folder: Path, url: str, remove: bool = False, progress: Callable[[int], None] = lambda size: None
+) -> tuple[int, int]:
+    """Puts the sealed shards of a folder into a store, each tar before its index, so that an index there is whole.
+
+    Each tar is read back and compared. What is there is left alone: it can be stopped, and run again as shards are
+    sealed.
+
+    Args:
+        folder: the shards' folder.
+        url: where to put them.
+        remove: remove each tar here once it is there and compared; the folder reads it from there from then on.
+        progress: called with the bytes of each tar that is done.
+
+    Returns:
+        how many shards were put there, and how many were there.
+
+    Raises:
+        InputError: the store does not answer, or gives back something else than it got.
+    """
+    store, root = filesystem(url)
+    before = set(_names(store, url, root))
+    for name in _BESIDE:
+        if (folder / name).is_file():
+            _asking(url, store.put_file, str(folder / name), f"{root}/{name}")
+    if remove:
+        _note(folder, url)
+    put = there = 0
+    for stem in stems(folder, ".parquet"):
+        size = stem.tar.stat().st_size if stem.tar.exists() else 0
+        if stem.index.name in before:
+            there += 1
+        elif size:
+            _asking(url, store.put_file, str(stem.tar), f"{root}/{stem.tar.name}")
+            _compare(store, url, root, stem)
+            _asking(url, store.put_file, str(stem.index), f"{root}/{stem.index.name}")
+            put += 1
+        if size and remove:
+            if stem.index.name in before:
+                _compare(store, url, root, stem)
+            stem.tar.unlink()
+        progress(size)
+    return put, there
+
+
+def _names(store: Any, url: str, root: str) -> list[str]:
+    try:
+        return [str(path).rstrip("/").rsplit("/", 1)[-1] for path in store.ls(root, detail=False, refresh=True)]
+    except FileNotFoundError:
+        return []
+    except Exception as error:  # each store has its own errors
+        raise InputError(f"{url}: the store does not answer ({_line(error)})") from None
+
+
+def _asking(url: str, operation: Callable[..., object], *arguments: str) -> None:
+    try:
+        operation(*arguments)
+    except Exception as error:  # each store has its own errors
+        raise InputError(f"{url}: {_line(error)}; run the same command again once the store answers") from None
+
+
+def _compare(store: Any, url: str, root: str, stem: Stem) -> None:
+    def checksum(file: Any) -> int:
+        found = 0
+        while chunk := file.read(_CHUNK):
+            found = zlib.crc32(chunk, found)
+        return found
+
+    with stem.tar.open("rb") as here:
+        expected = checksum(here)
+    try:
+        with store.open(f"{root}/{stem.tar.name}", "rb", block_size=_CHUNK) as there:
+            found = checksum(there)
+    except Exception as error:  # each store has its own errors
+        raise InputError(f"{url}/{stem.tar.name}: cannot be read back ({_line(error)})") from None
+    if found != expected:
+        raise InputError(f"{url}/{stem.tar.name}: is not what was put there; remove it and run the same command again")
+
+
+def _note(folder: Path, url: str) -> None:
+    beside = folder / f"{_NAME}.new"
+    beside.write_text(json.dumps({"format": FORMAT_VERSION, "url": url}) + "\n")
+    sync_file(beside)
+    beside.replace(folder / _NAME)
+    sync_folder(folder)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -1,0 +1,194 @@
+"""Shards in an object store: a real process that speaks S3, and one that speaks HTTP."""
+
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.config import ClipSettings
+from pipeline.errors import InputError
+from pipeline.shards.__main__ import main
+from pipeline.shards.evaluation import evaluation_clips
+from pipeline.shards.files import ShardError
+from pipeline.shards.loader import TrainingLoader
+from pipeline.shards.reader import ShardSet
+from pipeline.shards.recovery import completed_ids
+from pipeline.shards.remote import mount, upload
+from pipeline.shards.verify import verify
+from tests.shards.samples import assert_same, make_sample, write_shards
+
+IDS = [f"video{number}" for number in range(6)]
+SETTINGS = ClipSettings(per_video=3)
+
+
+def _serve(command, url):
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return process
+        except OSError:
+            time.sleep(0.1)
+    process.kill()
+    raise AssertionError(f"{command} does not answer")
+
+
+def _free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def store():
+    """The URL of a bucket in a server that speaks S3."""
+    pytest.importorskip("moto.server")
+    s3fs = pytest.importorskip("s3fs")
+    endpoint = f"http://127.0.0.1:{_free_port()}"
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", endpoint.rpartition(":")[2]]
+    process = _serve(command, endpoint)
+    settings = {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
+                "AWS_DEFAULT_REGION": "us-east-1"}  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        s3fs.S3FileSystem().mkdir("bucket")
+        yield "s3://bucket"
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    samples = [make_sample(video_id, split="test" if video_id == "video5" else "train") for video_id in IDS]
+    return write_shards(tmp_path_factory.mktemp("whole") / "set", samples, shard_bytes=400_000)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    samples = [make_sample(video_id, split="test" if video_id == "video5" else "train") for video_id in IDS]
+    folder = write_shards(tmp_path / "set", samples, shard_bytes=400_000)
+    (folder / "words.parquet").write_bytes(b"the words")
+    return folder
+
+
+def test_there_and_back(store, folder, whole, tmp_path):
+    assert upload(folder, f"{store}/back") == (3, 0)
+    assert upload(folder, f"{store}/back") == (0, 3)
+    mounted = tmp_path / "mounted"
+    assert mount(f"{store}/back", mounted) == 3
+    assert (mounted / "words.parquet").read_bytes() == b"the words"
+    assert not list(mounted.glob("*.tar"))
+    shards = ShardSet(mounted)
+    for video_id in IDS:
+        assert_same(shards.read(video_id, check=True), make_sample(video_id))
+    assert completed_ids(mounted) == set(IDS)
+    assert verify(mounted).problems == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_and_evaluation_read_from_the_store(store, folder, whole, tmp_path, workers):
+    url = f"{store}/train{workers}"
+    upload(folder, url)
+    mounted = tmp_path / "mounted"
+    mount(url, mounted)
+    there, here = (
+        TrainingLoader(ShardSet(place), SETTINGS, batch_videos=2, seed=1, workers=workers) for place in (mounted, whole)
+    )
+    for batch, expected in zip(there, here, strict=True):
+        assert all(torch.equal(batch[name], expected[name]) for name in expected)
+    there.close()
+    here.close()
+    (batch,), (expected,) = (evaluation_clips(ShardSet(place), "test") for place in (mounted, whole))
+    assert torch.equal(batch["video"], expected["video"])
+
+
+def test_removed_tars_are_read_from_the_store_and_new_ones_follow(store, folder, tmp_path, capsys):
+    url = f"{store}/removed"
+    main(["upload", str(folder), url, "--remove"])
+    assert "3 shards put and compared" in capsys.readouterr().err
+    assert not list(folder.glob("*.tar"))
+    assert completed_ids(folder) == set(IDS)
+    write_shards(folder, [make_sample("later")], writer="w1")
+    shards = ShardSet(folder)
+    assert_same(shards.read("later"), make_sample("later"))
+    assert_same(shards.read("video3"), make_sample("video3"))
+    main(["upload", str(folder), url])
+    assert "1 shards put and compared, 3 were there" in capsys.readouterr().err
+    main(["mount", str(tmp_path / "mounted"), url])
+    assert sorted(ShardSet(tmp_path / "mounted").ids) == sorted([*IDS, "later"])
+    main(["verify", str(tmp_path / "mounted")])
+    with pytest.raises(InputError, match="repair the folder that they were uploaded from"):
+        main(["repair", str(tmp_path / "mounted")])
+
+
+def test_what_the_store_lost_or_changed_is_named(store, folder, tmp_path):
+    import s3fs
+
+    url = f"{store}/lost"
+    upload(folder, url)
+    mounted = tmp_path / "mounted"
+    mount(url, mounted)
+    files = s3fs.S3FileSystem()
+    files.rm("bucket/lost/set-w0-000000.tar")
+    data = bytearray(files.cat_file("bucket/lost/set-w0-000001.tar"))
+    data[3000] ^= 1
+    files.pipe_file("bucket/lost/set-w0-000001.tar", bytes(data))
+    report = verify(mounted)
+    assert sorted(report.redo) == ["video0", "video1", "video2"]
+    with pytest.raises(ShardError, match=r"set-w0-000000\.tar: is not to be had from s3://"):
+        list(TrainingLoader(ShardSet(mounted), SETTINGS, batch_videos=1, seed=1))
+
+
+def test_an_upload_that_arrives_changed_is_refused(store, folder, monkeypatch):
+    import s3fs
+
+    put = s3fs.S3FileSystem._put_file
+
+    async def cut(self, here, there, **options):
+        await put(self, here, there, **options)
+        if there.endswith(".tar"):
+            await self._pipe_file(there, Path(here).read_bytes()[:-1])
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_put_file", cut)
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(InputError, match="is not what was put there"):
+        upload(folder, f"{store}/changed", remove=True)
+    monkeypatch.undo()
+    s3fs.S3FileSystem.clear_instance_cache()
+    assert len(list(folder.glob("*.tar"))) == 3
+    assert not [name for name in s3fs.S3FileSystem().ls("bucket/changed", refresh=True) if name.endswith("0.parquet")]
+    assert upload(folder, f"{store}/changed", remove=True) == (3, 0)
+
+
+def test_shards_of_a_web_server(folder, tmp_path):
+    pytest.importorskip("aiohttp")
+    url = f"http://127.0.0.1:{_free_port()}"
+    script = Path(__file__).with_name("range_server.py")
+    process = _serve([sys.executable, str(script), str(folder.parent), url.rpartition(":")[2]], url)
+    try:
+        assert mount(f"{url}/set", tmp_path / "mounted") == 3
+        shards = ShardSet(tmp_path / "mounted")
+        assert_same(shards.read("video2", check=True), make_sample("video2"))
+        assert len(list(TrainingLoader(shards, SETTINGS, batch_videos=2, seed=1))) == 2
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_store_that_does_not_answer_is_one_line(folder, tmp_path, monkeypatch):
+    for call in (
+        lambda: mount("nothing://bucket/x", tmp_path / "m"),
+        lambda: upload(folder, f"http://127.0.0.1:{_free_port()}/x"),
+        lambda: mount(f"file://{tmp_path}/none", tmp_path / "m"),
+    ):
+        with pytest.raises(InputError) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "m").exists()
