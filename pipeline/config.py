@@ -28,14 +28,45 @@ RECIPES = Path(__file__).parent / "recipes"
 class DownloadSettings:
     """How videos are fetched."""
 
-    template: str = "https://www.youtube.com/watch?v={video_id}"
-    """Where a video is when its manifest row has no URL."""
+    template: str | None = "https://www.youtube.com/watch?v={video_id}"
+    """Where a video is when its manifest row has no URL; null: only ``sources`` are asked."""
+    sources: list[str] = field(default_factory=list)
+    """Asked first, in this order; each a URL template with ``{video_id}`` or a local folder. The next is asked when one
+    says that it has not got the video."""
+    auth_host: str | None = None
+    """The host that gets a user id and password: from the environment (``DOWNLOAD_USER``, ``DOWNLOAD_PASSWORD``), else
+    from ``~/.netrc``. They are shown nowhere."""
+    cookies: str | None = None
+    """A file of cookies in Netscape's format; it is read, not changed."""
+    cookies_from_browser: str | None = None
+    """A browser, or ``browser:profile``, whose cookies are used."""
+    proxy: str | None = None
+    """URL of a proxy; one with a password goes into the environment (``HTTPS_PROXY``)."""
+    extractor_args: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    """yt-dlp's extractor arguments: ``{"youtube": {"player_client": ["web"]}}``."""
+    subtitles: str | None = "en"
+    """Language in which a site's subtitles are fetched for videos without captions in the manifest, those that people
+    wrote before recognised ones; null: none."""
     concurrency: int = 4
     """Downloads at once on each node."""
     attempts: int = 4
     """Tries per video and run before a temporary failure is left for the next run."""
     backoff: float = 2.0
     """Seconds before the second try; doubled with jitter for each further one."""
+    requests_per_second: float | None = None
+    """Videos asked for per second, node and source, at most; null: as many as ``concurrency`` gives."""
+    megabytes_per_second: float | None = None
+    """Of each node, at most; null: no limit."""
+    daily_gigabytes: float | None = None
+    """Fetched in 24 hours, at most; null: no limit."""
+    min_free_gigabytes: float = 1.0
+    """The run ends when the disk of the videos has less room than this."""
+    pause: float = 30.0
+    """Seconds that a node leaves a source alone when it complains of too many requests; doubled each time."""
+    give_up_after_pauses: int = 8
+    """Pauses without a success between them after which a node gives a source up."""
+    give_up_after: int = 50
+    """Tries that a source refuses, without a success between them, after which a node gives it up."""
     timeout: float = 20.0
     """Seconds without a byte before a connection is given up."""
     min_height: int = 224

@@ -127,6 +127,8 @@ class Outcome(Generic[Item, Result]):
     result: Result | None = None
     error: BaseException | None = None
     recovered: bool = False
+    slot: int = -1
+    """The actor's slot, for :meth:`ActorPool.retire`."""
 
 
 @dataclass
@@ -138,6 +140,8 @@ class _Slot(Generic[Item]):
     starting: Any
     """Reference that is ready once the actor's constructor has returned; None: it has."""
     flying: dict[Any, Item] = field(default_factory=dict)
+    retired: bool = False
+    """Gets nothing more."""
     alone: bool = False
     """Holds an item under suspicion and gets no other beside it."""
 
@@ -190,7 +194,7 @@ class ActorPool(Generic[Item, Result]):
         feed = iter(items)
         while True:
             self._dispatch(feed)
-            if not self.flying and not (self._suspects or self._again or self._read(feed)):
+            if not self.flying and (self._all_retired() or not (self._suspects or self._again or self._read(feed))):
                 return
             yield from self._collect(self._start_timeout)
 
@@ -199,6 +203,18 @@ class ActorPool(Generic[Item, Result]):
         deadline = time.monotonic() + seconds
         while self.flying and (left := deadline - time.monotonic()) > 0:
             yield from self._collect(left, required=False)
+
+    def retire(self, slot: int) -> None:
+        """Gives a slot nothing more; when none is left, :meth:`run` ends, whatever the stream still holds."""
+        for one in self._slots:
+            one.retired |= one.index == slot
+
+    def resubmit(self, item: Item) -> None:
+        """Queues an item again, for instance one that an actor handed back before its slot was retired."""
+        self._again.append(item)
+
+    def _all_retired(self) -> bool:
+        return bool(self._slots) and all(slot.retired for slot in self._slots)
 
     @property
     def flying(self) -> list[Item]:
@@ -237,7 +253,7 @@ class ActorPool(Generic[Item, Result]):
         """Hands items to actors with room: those that lost their actor first, suspects to an actor of their own."""
         reserved = False
         for slot in sorted(self._slots, key=lambda slot: len(slot.flying)):
-            if slot.starting is not None or slot.alone:
+            if slot.starting is not None or slot.alone or slot.retired:
                 continue
             if self._suspects and not slot.flying:
                 slot.alone = True
@@ -292,12 +308,12 @@ class ActorPool(Generic[Item, Result]):
             yield from self._replace(slot)
             return
         except RayTaskError as error:
-            outcome = Outcome[Item, Result](slot.flying[reference], error=error.cause or error)
+            outcome = Outcome[Item, Result](slot.flying[reference], error=error.cause or error, slot=slot.index)
         else:
             if reference == slot.starting:
                 slot.starting = None
                 return
-            outcome = Outcome(slot.flying[reference], result=value)
+            outcome = Outcome(slot.flying[reference], result=value, slot=slot.index)
         yield self._finish(slot, reference, outcome)
 
     def _finish(self, slot: _Slot[Item], reference: Any, outcome: Outcome[Item, Result]) -> Outcome[Item, Result]:
@@ -318,14 +334,15 @@ class ActorPool(Generic[Item, Result]):
         ray.kill(slot.actor)  # an actor that is merely out of reach must not work on beside its replacement
         lost: list[Item] = []
         for reference in list(slot.flying):
+            item = slot.flying[reference]
             try:
                 result = ray.get(reference, timeout=5)
             except (*_DEATHS, GetTimeoutError):
                 lost.append(slot.flying.pop(reference))
             except RayTaskError as error:
-                yield self._finish(slot, reference, Outcome(slot.flying[reference], error=error.cause or error))
+                yield self._finish(slot, reference, Outcome(item, error=error.cause or error, slot=slot.index))
             else:
-                yield self._finish(slot, reference, Outcome(slot.flying[reference], result=result))
+                yield self._finish(slot, reference, Outcome(item, result=result, slot=slot.index))
         self._slots.remove(slot)
         done = self._on_replaced(slot.index, lost) if self._on_replaced is not None and lost else ()
         for item in lost:

@@ -118,6 +118,27 @@ def test_the_hook_runs_before_lost_items_go_out_again_and_spares_those_done(tmp_
     assert [outcomes[number].result for number in (0, 2, 3)] == [0, 4, 6]
 
 
+def test_a_retired_slot_gets_nothing_more_and_its_items_go_to_others(tmp_path):
+    with make_pool(tmp_path, size=2) as pool:
+        retired, seen = None, []
+        for outcome in pool.run(range(20)):
+            assert outcome.slot in (0, 1) and outcome.slot != retired
+            if retired is None:
+                retired = outcome.slot
+                pool.retire(retired)
+                pool.resubmit(outcome.item)
+            else:
+                seen.append(outcome.item)
+        assert sorted(seen) == list(range(20))
+    with make_pool(tmp_path, size=1) as pool:
+        seen = []
+        for outcome in pool.run(range(20)):
+            seen.append(outcome.item)
+            if len(seen) == 3:
+                pool.retire(outcome.slot)
+        assert seen == [0, 1, 2]
+
+
 def test_a_slot_may_be_given_up(tmp_path):
     made = []
 

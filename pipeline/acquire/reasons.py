@@ -56,8 +56,8 @@ class Failure:
 # fmt: off
 _MESSAGES: tuple[tuple[str, str], ...] = (
     ("disk_full", r"no space left on device|disk quota exceeded|errno 28\b"),
-    ("bot_check", r"not a bot|confirm you.?re not|captcha|the page needs to be reloaded|unusual traffic|ip is likely being blocked|"
-                  r"verify (that )?you are (a )?human"),
+    ("bot_check", r"not a bot|confirm you.?re not|captcha|the page needs to be reloaded|unusual traffic|"
+                  r"ip is likely being blocked|verify (that )?you are (a )?human"),
     ("rate_limited", r"http error 429|too many requests|rate.?limit|content isn.?t available"),
     ("age_restricted", r"confirm your age|age.?restricted|inappropriate for some users|age verification"),
     ("members_only", r"members.?only|channel.?s members|join this channel|requires payment|premium (members|subscri)|"

@@ -22,10 +22,20 @@ class Stopped(DownloadCancelled):
 
 
 class Transfer:
-    """Follows yt-dlp's progress: counts bytes, and stops what is too large or far too slow."""
+    """Follows yt-dlp's progress: counts bytes, and stops what is too large or far too slow.
 
-    def __init__(self, settings: DownloadSettings, clock: Callable[[], float] = time.monotonic) -> None:
-        self._settings, self._clock = settings, clock
+    Args:
+        settings: the limits.
+        take: called with the bytes that came; may wait, to keep to a speed.
+    """
+
+    def __init__(
+        self,
+        settings: DownloadSettings,
+        take: Callable[[int], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings, self._take, self._clock = settings, take, clock
         self.fetched = 0
         """Bytes that came over the network since it was last set."""
         self.begin(())
@@ -48,11 +58,13 @@ class Transfer:
             # A server without ranges begins again, with fewer bytes than were there.
             self._have[name] = earlier if done >= earlier else 0
             self.continued |= self._have[name] > 0
-        self.fetched += max(done - self._have[name], 0)
+        came = max(done - self._have[name], 0)
+        self.fetched += came
         self._have[name] = done
         self.announced = status.get("total_bytes")
         self._stop_if_large(max(self.announced or 0, sum(self._have.values())))
         self._stop_if_slow()
+        self._take(came)
 
     def _stop_if_large(self, size: int) -> None:
         limit = self._settings.max_bytes

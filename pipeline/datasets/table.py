@@ -192,6 +192,15 @@ class Manifest:
         """All video ids, in the manifest's order."""
         return list(self.table(["video_id"]).column(0).to_pylist())
 
+    def ids_without_captions(self) -> set[str]:
+        """Ids of the videos whose captions are not known."""
+        unknown: set[str] = set()
+        # one leaf of the captions tells whether they are there, at a fraction of their bytes
+        for batch in self._file.iter_batches(columns=["video_id", "captions.list.element.start"]):
+            missing = batch.column("captions").is_null()
+            unknown.update(batch.column("video_id").filter(missing).to_pylist())
+        return unknown
+
     def table(self, columns: Sequence[str]) -> pa.Table:
         """Whole columns, for counting."""
         return self._file.read(columns=list(columns))

@@ -9,6 +9,7 @@ that what a downloader makes of them can be shown and tested.
 from __future__ import annotations
 
 import argparse
+import base64
 import re
 import socket
 import struct
@@ -28,7 +29,13 @@ from pipeline.errors import InputError
 Kind = Literal["status", "cut", "stall", "drip", "no_ranges", "long", "short", "html", "redirect", "flip"]
 PIECE = 16 * 1024
 """Bytes sent at once."""
-TYPES = {".mp4": "video/mp4", ".webm": "video/webm", ".mkv": "video/x-matroska", ".vtt": "text/vtt"}
+TYPES = {
+    ".mp4": "video/mp4",
+    ".webm": "video/webm",
+    ".mkv": "video/x-matroska",
+    ".vtt": "text/vtt",
+    ".html": "text/html",
+}
 PAGE = b"<!DOCTYPE html><html><head><title>Sorry</title></head><body><p>Not here today.</p></body></html>"
 
 
@@ -40,7 +47,7 @@ class Fault:
     sends nothing more after ``after`` bytes for ``seconds``; ``drip``: sends ``after`` bytes each ``seconds``;
     ``no_ranges``: sends the whole file whatever range was asked for; ``long``: announces ``after`` bytes more than
     there are; ``short``: announces and sends ``after`` bytes less; ``html``: sends a web page as if it were the video;
-    ``redirect``: redirects to itself; ``flip``: sends damaged bytes from ``after`` on.
+    ``redirect``: redirects to ``to``, else to itself; ``flip``: sends damaged bytes from ``after`` on.
     """
 
     kind: Kind
@@ -51,6 +58,7 @@ class Fault:
     seconds: float = 0.0
     retry_after: str | None = None
     """The header ``Retry-After`` of a ``status``."""
+    to: str | None = None
 
 
 @dataclass
@@ -60,6 +68,7 @@ class _Tally:
     requests: Counter[str] = field(default_factory=Counter)
     bytes: Counter[str] = field(default_factory=Counter)
     log: list[tuple[float, str, str | None]] = field(default_factory=list)
+    headers: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 class Mirror:
@@ -70,6 +79,7 @@ class Mirror:
         faults: by path without the leading slash, one fault or several that follow each other.
         port: 0: any free one.
         ban_after: requests per second above which an address is refused with 429 for ``ban_seconds``; None: never.
+        login: user id and password that each request must carry; None: none.
     """
 
     def __init__(
@@ -79,6 +89,7 @@ class Mirror:
         port: int = 0,
         ban_after: int | None = None,
         ban_seconds: float = 5.0,
+        login: tuple[str, str] | None = None,
     ) -> None:
         self.folder = Path(folder).resolve()
         if not self.folder.is_dir():
@@ -88,6 +99,7 @@ class Mirror:
         self.tally = _Tally()
         self.lock = threading.Lock()
         self._ban_after, self._ban_seconds = ban_after, ban_seconds
+        self._login = None if login is None else "Basic " + base64.b64encode(":".join(login).encode()).decode()
         self._recent: list[float] = []
         self._banned_until = 0.0
         self.bans = 0
@@ -126,14 +138,22 @@ class Mirror:
         """Serves in this thread until interrupted."""
         self._server.serve_forever()
 
-    def note(self, path: str, range_header: str | None) -> Fault | None:
+    @property
+    def headers(self) -> dict[str, dict[str, str]]:
+        """Headers of the last request of each path."""
+        return self.tally.headers
+
+    def note(self, path: str, headers: Mapping[str, str]) -> Fault | None:
         """Counts a request and says how it is to go wrong, if so."""
         with self.lock:
             number = self.tally.requests[path]
             self.tally.requests[path] += 1
-            self.tally.log.append((time.monotonic(), path, range_header))
+            self.tally.log.append((time.monotonic(), path, headers.get("Range")))
+            self.tally.headers[path] = dict(headers)
             if self._is_banned():
                 return Fault("status", status=429, retry_after="1")
+        if self._login is not None and headers.get("Authorization") != self._login:
+            return Fault("status", status=401)
         for fault in self.faults.get(path, ()):
             if fault.times is None or number < fault.times:
                 return fault
@@ -181,12 +201,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, with_body: bool) -> None:
         path = unquote(urlsplit(self.path).path).lstrip("/")
-        fault = self.server.mirror.note(path, self.headers.get("Range")) or Fault("cut", after=1 << 62)
+        fault = self.server.mirror.note(path, dict(self.headers.items())) or Fault("cut", after=1 << 62)
         if fault.kind == "status":
             extra = {} if fault.retry_after is None else {"Retry-After": fault.retry_after}
             self._send_whole(fault.status, f"{fault.status}\n".encode(), "text/plain", extra, with_body)
         elif fault.kind == "redirect":
-            self._send_whole(302, b"", "text/plain", {"Location": self.path}, with_body)
+            self._send_whole(302, b"", "text/plain", {"Location": fault.to or self.path}, with_body)
         elif fault.kind == "html":
             self._send_whole(200, PAGE, TYPES.get(PurePosixPath(path).suffix, "text/html"), {}, with_body)
         else:

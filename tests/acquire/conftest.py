@@ -30,4 +30,4 @@ def corpus(tmp_path, video_file):
 @pytest.fixture
 def quick():
     """Settings that do not wait."""
-    return DownloadSettings(timeout=1.0, backoff=0.01)
+    return DownloadSettings(timeout=1.0, backoff=0.01, pause=0.01)

@@ -2,11 +2,9 @@ import fcntl
 
 import pytest
 
-from pipeline.acquire.client import Downloader, source_url
+from pipeline.acquire.client import Downloader
 from pipeline.acquire.layout import find_video, lock_path, unfinished_files, video_path
-from pipeline.config import DownloadSettings
 from pipeline.demo.mirror import Fault, Mirror
-from pipeline.errors import InputError
 from pipeline.types import Video
 
 
@@ -18,7 +16,7 @@ def fetch(tmp_path, corpus, quick):
         waits = []
         with Mirror(corpus, {"a0.mp4": faults}) as mirror:
             settings.template = mirror.url + "/{video_id}.mp4"
-            downloader = Downloader(settings, tmp_path / "videos", waits.append)
+            downloader = Downloader(settings, tmp_path / "videos", sleep=waits.append)
             row = downloader.fetch(Video(name, url and mirror.url + url))
             downloader.close()
         return row, mirror, waits
@@ -191,11 +189,3 @@ def test_a_server_that_is_not_there(tmp_path, quick):
     quick.template, quick.attempts = "http://127.0.0.1:1/{video_id}.mp4", 2
     row = Downloader(quick, tmp_path).fetch(Video("a0"))
     assert (row.outcome, row.reason, row.attempts) == ("failed", "network", 2)
-
-
-def test_templates():
-    assert source_url(Video("a", "http://h/x"), "http://t/{video_id}") == "http://h/x"
-    assert source_url(Video("a-b"), "http://t/{video_id}.mp4") == "http://t/a-b.mp4"
-    with pytest.raises(InputError, match="may hold"):
-        source_url(Video("a"), "http://t/{id}.mp4")
-    assert "youtube.com/watch?v=a" in source_url(Video("a"), DownloadSettings().template)

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import ray_pool
 from pipeline.acquire.layout import find_video
 from pipeline.acquire.ledger import Ledger
 from pipeline.datasets.table import Manifest, write_manifest
 from pipeline.demo.mirror import Fault, Mirror
+from pipeline.download import main
+from pipeline.errors import InputError
 from pipeline.types import Video
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +28,7 @@ def manifest(tmp_path, corpus):
 def command(manifest, mirror, *options):
     folder = str(manifest.path.parent / "videos")
     template = mirror.url + "/{video_id}.mp4"
-    quick = ("--recipe", "demo", "--download.backoff", "0.05", "--download.timeout", "2")
+    quick = ("--recipe", "demo", "--download.backoff", "0.05", "--download.timeout", "2", "--download.pause", "0.1")
     return [
         *(sys.executable, "-m", "pipeline.download", str(manifest.path), "--videos", folder, "--template", template),
         *quick,
@@ -33,11 +36,20 @@ def command(manifest, mirror, *options):
     ]
 
 
-def download(manifest, mirror, *options):
-    run = subprocess.run(
-        command(manifest, mirror, *options), cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )
-    return run.returncode, run.stderr.strip().splitlines()
+@pytest.fixture(scope="module")
+def shared_ray():
+    """One Ray for all runs in this process; each verb would start and stop its own, which takes seconds."""
+    ray_pool.start(num_cpus=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray_pool, "stop", lambda: None)
+        yield
+    ray_pool.stop()
+
+
+def download(manifest, mirror, capsys, *options):
+    """Runs the verb in this process; returns the lines that it said."""
+    main(command(manifest, mirror, *options)[3:])
+    return capsys.readouterr().err.strip().splitlines()
 
 
 def outcomes(manifest):
@@ -50,7 +62,7 @@ def whole(manifest, corpus):
     return {video_id for video_id, path in found.items() if path}
 
 
-def test_a_run_and_its_reruns(manifest, corpus, video_file):
+def test_a_run_and_its_reruns(manifest, corpus, shared_ray, capsys):
     faults = {
         "a1.mp4": Fault("status", status=404),
         "a2.mp4": Fault("cut", times=1, after=50_000),
@@ -58,29 +70,27 @@ def test_a_run_and_its_reruns(manifest, corpus, video_file):
         "a4.mp4": Fault("html"),
     }
     with Mirror(corpus, faults) as mirror:
-        code, said = download(manifest, mirror, "--limit", "5")
-        assert (code, outcomes(manifest)) == (
-            0,
-            {"a0": "done", "a1": "not_found", "a2": "done", "a3": "network", "a4": "unsupported"},
-        )
+        said = download(manifest, mirror, capsys, "--limit", "5")
+        found = {"a0": "done", "a1": "not_found", "a2": "done", "a3": "network", "a4": "unsupported"}
+        assert outcomes(manifest) == found
         assert said[-1].startswith("download: 2 done, 3 failed (")
         assert "the same command tries 1 again" in said[-1] and "before: 0 done, 0 failed" in said[-1]
         before = mirror.requests.copy()
-        code, said = download(manifest, mirror)
+        said = download(manifest, mirror, capsys)
         asked = mirror.requests - before
         assert set(asked) == {f"a{number}.mp4" for number in (3, 5, 6, 7, 8, 9)}
         assert "6 done, 0 failed" in said[-1] and "before: 2 done, 2 failed" in said[-1]
         before = mirror.requests.copy()
-        code, said = download(manifest, mirror)
+        said = download(manifest, mirror, capsys)
         assert "nothing to do; before: 8 done, 2 failed" in said[-1] and mirror.requests == before
         mirror.faults.clear()
-        code, said = download(manifest, mirror, "--retry", "not_found")
+        said = download(manifest, mirror, capsys, "--retry", "not_found")
         assert set(mirror.requests - before) == {"a1.mp4"} and outcomes(manifest)["a1"] == "done"
     assert whole(manifest, corpus) == {f"a{number}" for number in (0, 1, 2, 3, 5, 6, 7, 8, 9)}
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_stopped_run_goes_on(manifest, corpus, kind):
+def test_a_stopped_run_goes_on(manifest, corpus, kind, shared_ray, capsys):
     slow = {f"a{number}.mp4": Fault("drip", times=1, after=5000, seconds=0.15) for number in range(4, 10)}
     with Mirror(corpus, slow) as mirror:
         process = subprocess.Popen(
@@ -102,16 +112,38 @@ def test_a_stopped_run_goes_on(manifest, corpus, kind):
             assert len(outcomes(manifest)) >= 4
         assert len(whole(manifest, corpus)) < 10
         mirror.faults.clear()
-        code, said = download(manifest, mirror)
-        assert code == 0 and outcomes(manifest) == {f"a{number}": "done" for number in range(10)}
+        said = download(manifest, mirror, capsys)
+        assert outcomes(manifest) == {f"a{number}": "done" for number in range(10)}
         assert len(whole(manifest, corpus)) == 10
         assert mirror.bytes_sent <= 1.15 * sum(path.stat().st_size for path in corpus.iterdir())
 
 
-def test_what_a_user_can_mend_is_one_line(manifest, corpus, tmp_path):
+def test_what_a_user_can_mend_is_said_before_anything_starts(manifest, corpus, capsys):
     with Mirror(corpus) as mirror:
-        code, said = download(manifest, mirror, "--template", mirror.url + "/{name}.mp4")
-        assert code == 2 and len(said) <= 3 and "{name}" in "\n".join(said)
+        with pytest.raises(InputError, match="may hold"):
+            download(manifest, mirror, capsys, "--template", mirror.url + "/{name}.mp4")
         manifest.path.unlink()
-        code, said = download(manifest, mirror)
-        assert code == 2 and said[-1].startswith("error: there is no manifest")
+        with pytest.raises(InputError, match="there is no manifest"):
+            download(manifest, mirror, capsys)
+        assert not mirror.requests
+
+
+def test_a_source_that_refuses_everything_is_given_up_and_said(manifest, corpus, shared_ray, capsys):
+    with Mirror(corpus, login=("me", "secret")) as mirror:
+        said = download(manifest, mirror, capsys, "--download.give_up_after", "3", "--download.concurrency", "1")
+        assert mirror.requests.total() == 3 and set(outcomes(manifest).values()) == {"auth_failed"}
+        assert "is not asked any more: it only answers auth_failed" in said[-1]
+        assert "0 done, 3 failed (auth_failed 3)" in said[-2]
+
+
+def test_the_caps_of_a_day_and_of_the_disk(manifest, corpus, shared_ray, capsys, video_file):
+    two_files = str(1.5 * video_file.stat().st_size / 1e9)
+    with Mirror(corpus) as mirror:
+        daily = ("--download.daily_gigabytes", two_files, "--download.concurrency", "1")
+        said = download(manifest, mirror, capsys, *daily)
+        assert "2 done" in said[-2] and "in 24 hours" in said[-1]
+        said = download(manifest, mirror, capsys, *daily)
+        assert "nothing done" in said[-2] and "in 24 hours" in said[-1]
+        said = download(manifest, mirror, capsys, "--download.min_free_gigabytes", "1e9")
+        assert "nothing done" in said[-2] and "GB free" in said[-1]
+        assert mirror.requests.total() == 2
