@@ -11,33 +11,30 @@ from __future__ import annotations
 
 import argparse
 import errno
-import os
-import socket
+import signal
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from pipeline import ray_pool
 from pipeline.acquire.layout import find_captions, find_video
 from pipeline.acquire.ledger import Ledger, LedgerRow
+from pipeline.acquire.reasons import is_temporary
+from pipeline.acquire.tally import Tally
 from pipeline.cli import console, parse_with_recipe, progress_bar, run_verb, verb_parser
 from pipeline.config import ExtractSettings, Recipe
 from pipeline.datasets.table import Manifest
 from pipeline.errors import InputError
 from pipeline.media.captions import read_captions
 from pipeline.media.errors import MediaError
+from pipeline.shards.provenance import claim_folder
 from pipeline.shards.recovery import completed_ids, seal_leftovers
 from pipeline.text.words import build_word_vectors
 from pipeline.types import Video
 
 STAGE = "extract"
-_LEDGER_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ class Worker:
         try:
             features = self.features.extract(job.path)
         except MediaError as error:
-            return _row(job.video.video_id, "failed", error.reason, error.message, started=started)
+            return _row(job, "failed", error.reason, error.message, started)
         notes = features.notes + ([job.note] if job.note else [])
         captions = job.video.captions or []
         arrays: dict[Any, Any] = dict(features.arrays)
@@ -101,7 +98,7 @@ class Worker:
             task_id=job.video.task_id,
         )
         self.writer.add(sample)
-        return _row(job.video.video_id, "done", None, "; ".join(notes), job.path.stat().st_size, started)
+        return _row(job, "done", None, "; ".join(notes), started)
 
     def close(self) -> None:
         """Seals the shard in the making."""
@@ -156,45 +153,46 @@ def inspect(path: Path, settings: ExtractSettings) -> None:
 
 def run(arguments: argparse.Namespace, recipe: Recipe) -> None:
     """Extracts what is not done yet; raises :class:`InputError` for what stops all of it."""
-    manifest = Manifest(arguments.manifest)
+    manifest, ledger = Manifest(arguments.manifest), Ledger(arguments.manifest.with_suffix(".ledger"))
     folder = arguments.shards or Path("shards") / manifest.name
-    folder.mkdir(parents=True, exist_ok=True)
-    _check_recipe(folder, recipe)
-    ledger = Ledger(arguments.manifest.with_suffix(".ledger"))
+    claim_folder(folder, recipe)
     _prepare_words(folder, manifest, recipe.extract)
-    done = completed_ids(folder)
+    done, latest = completed_ids(folder), ledger.latest(STAGE)
     failed = {
         video_id
-        for video_id, row in ledger.latest(STAGE).items()
-        if row.outcome == "failed" and row.reason not in arguments.retry and video_id not in done
-    }
-    session = _Session(ledger, manifest, arguments.videos, skip=done | failed)
-    session.note_unrecorded(done)
-    if session.total == 0:
+        for video_id, row in latest.items()
+        if row.outcome == "failed" and not is_temporary(row.reason) and row.reason not in arguments.retry
+    } - done
+    ledger.append(_unrecorded(done, manifest, latest))
+    work, tally = _Work(manifest, arguments.videos, skip=done | failed), Tally(ledger)
+    there = f"{work.missing} not downloaded" if work.missing else "all downloaded"
+    if work.total == 0:
         seal_leftovers(folder)
-        console.print(f"extract: nothing to do; {len(done)} done, {len(failed)} failed before, {session.here()}")
+        console.print(f"extract: nothing to do; {len(done)} done, {len(failed)} failed before, {there}")
         return
     ray_pool.start(arguments.ray_address)
     try:
-        _extract_all(session, arguments.workers, folder, manifest.name, recipe.extract)
+        # Batch systems end a job with SIGTERM; Ray has a handler of its own, which would lose the ledger's last rows.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        _extract_all(work, tally, arguments.workers, folder, manifest.name, recipe.extract)
     finally:
-        session.flush()
+        tally.flush()
         ray_pool.stop()
-    console.print(session.summary(folder))
+        speed = f"{tally.seconds:.0f} s, {tally.settled / tally.seconds:.2f} videos/s"
+        console.print(f"extract: {tally.describe()}, {there}; {speed}; shards in {folder}", soft_wrap=True)
 
 
-class _Session:
-    """What one run does: the jobs, the rows for the ledger and the counts."""
+class _Work:
+    """What there is to extract."""
 
-    def __init__(self, ledger: Ledger, manifest: Manifest, videos: Path, skip: set[str]) -> None:
-        self._ledger, self._manifest, self._videos, self._skip = ledger, manifest, videos, skip
-        self._rows: list[LedgerRow] = []
-        self._flushed = self._started = time.monotonic()
-        self.counts: Counter[str] = Counter()
-        paths = ((video_id, find_video(videos, video_id)) for video_id in manifest.ids() if video_id not in skip)
+    def __init__(self, manifest: Manifest, videos: Path, skip: set[str]) -> None:
+        self._manifest, self._videos = manifest, videos
+        wanted = [video_id for video_id in manifest.ids() if video_id not in skip]
+        paths = ((video_id, find_video(videos, video_id)) for video_id in wanted)
         self._paths = {video_id: path for video_id, path in paths if path is not None}
-        self.missing = len(manifest) - len(skip.intersection(manifest.ids())) - len(self._paths)
         self.total = len(self._paths)
+        self.missing = len(wanted) - self.total
+        """Videos that are not there to extract."""
 
     def jobs(self) -> Iterator[Job]:
         """The videos to extract, in the manifest's order."""
@@ -211,48 +209,22 @@ class _Session:
                     note = f"captions left out: {error.message}"
             yield Job(video, path, note)
 
-    def record(self, row: LedgerRow) -> None:
-        """Takes a row for the ledger; it is written within some seconds."""
-        self._rows.append(row)
-        self.counts["done" if row.outcome == "done" else str(row.reason)] += 1
-        if time.monotonic() - self._flushed > _LEDGER_SECONDS:
-            self.flush()
 
-    def note_unrecorded(self, done: set[str]) -> None:
-        """Rows for videos that are in a shard but, since a run was killed, not in the ledger."""
-        latest = self._ledger.latest(STAGE)
-        listed = done.intersection(self._manifest.ids())
-        missing = sorted(name for name in listed if name not in latest or latest[name].outcome != "done")
-        self._rows += [_row(video_id, "done", None, "found in a shard") for video_id in missing]
-        self.flush()
-
-    def flush(self) -> None:
-        """Writes the rows so far to the ledger."""
-        if self._rows:
-            self._ledger.append(self._rows)
-        self._rows, self._flushed = [], time.monotonic()
-
-    def here(self) -> str:
-        """How many videos are not there to extract."""
-        return f"{self.missing} not downloaded" if self.missing else "all downloaded"
-
-    def summary(self, folder: Path) -> str:
-        """One line for people."""
-        failures = Counter({reason: count for reason, count in self.counts.items() if reason != "done"})
-        listed = ", ".join(f"{reason} {count}" for reason, count in failures.most_common())
-        seconds = time.monotonic() - self._started
-        return (
-            f"extract: {self.counts['done']} done, {failures.total()} failed{f' ({listed})' if listed else ''}, "
-            f"{self.here()}; {seconds:.0f} s, {sum(self.counts.values()) / seconds:.2f} videos/s; shards in {folder}"
-        )
+def _unrecorded(done: set[str], manifest: Manifest, latest: dict[str, LedgerRow]) -> list[LedgerRow]:
+    """Rows for videos that are in a shard but, since a run was killed, not in the ledger."""
+    recorded = {video_id for video_id, row in latest.items() if row.outcome == "done"}
+    missing = sorted(done.intersection(manifest.ids()) - recorded)
+    return [LedgerRow(video_id, STAGE, "done", message="found in a shard") for video_id in missing]
 
 
-def _extract_all(session: _Session, workers: int | None, folder: Path, name: str, settings: ExtractSettings) -> None:
+def _extract_all(
+    work: _Work, tally: Tally, workers: int | None, folder: Path, name: str, settings: ExtractSettings
+) -> None:
     import ray
 
     resources = ray.cluster_resources()
     gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
-    size = min(workers or gpus or max(cpus // 2, min(cpus, 2)), session.total)
+    size = min(workers or gpus or max(cpus // 2, min(cpus, 2)), work.total)
     names = [f"w{index:03d}" for index in range(size)]
     seal_leftovers(folder, except_writers=names)
     threads = max(cpus // size, 1)
@@ -270,30 +242,27 @@ def _extract_all(session: _Session, workers: int | None, folder: Path, name: str
         create, size, "extract", in_flight=2, item_id=lambda job: job.video.video_id, on_replaced=counted
     )
     with pool, progress_bar() as progress:
-        bar = progress.add_task("extract", total=session.total)
-        for outcome in pool.run(session.jobs()):
-            session.record(_as_row(outcome))
-            progress.update(bar, completed=sum(session.counts.values()))
+        bar = progress.add_task("extract", total=work.total)
+        for outcome in pool.run(work.jobs()):
+            tally.record(_as_row(outcome))
+            progress.update(bar, completed=tally.settled)
         pool.broadcast("close")
 
 
 def _as_row(outcome: ray_pool.Outcome[Job, LedgerRow]) -> LedgerRow:
-    video_id = outcome.item.video.video_id
     if outcome.result is not None:
         return outcome.result
     if outcome.error is None:
-        return _row(video_id, "done", None, "its worker died after the sample was on disk")
+        return _row(outcome.item, "done", None, "its worker died after the sample was on disk")
     if isinstance(outcome.error, OSError) and outcome.error.errno in (errno.ENOSPC, errno.EDQUOT):
         raise outcome.error
-    return _row(video_id, "failed", "unknown", f"{type(outcome.error).__name__}: {outcome.error}")
+    return _row(outcome.item, "failed", "unknown", f"{type(outcome.error).__name__}: {outcome.error}")
 
 
-def _row(
-    video_id: str, outcome: str, reason: str | None, message: str, size: int = 0, started: float | None = None
-) -> LedgerRow:
+def _row(job: Job, outcome: str, reason: str | None, message: str, started: float | None = None) -> LedgerRow:
     seconds = time.monotonic() - started if started is not None else 0.0
-    at = datetime.now(UTC)
-    return LedgerRow(video_id, STAGE, outcome, reason, message, 1, size, seconds, socket.gethostname(), at)
+    size = job.path.stat().st_size
+    return LedgerRow(job.video.video_id, STAGE, outcome, reason, message, bytes=size, seconds=seconds)
 
 
 def _prepare_words(folder: Path, manifest: Manifest, settings: ExtractSettings) -> None:
@@ -302,24 +271,6 @@ def _prepare_words(folder: Path, manifest: Manifest, settings: ExtractSettings) 
     if not path.exists():
         texts = (caption.text for video in manifest for caption in video.captions or [])
         build_word_vectors(settings.words, texts, settings.word_dim).save(path)
-
-
-def _check_recipe(folder: Path, recipe: Recipe) -> None:
-    """Remembers what the shards are extracted with, and refuses to mix."""
-    path = folder / "extract.yaml"
-    fingerprint = recipe.extract.fingerprint()
-    if path.exists():
-        before = yaml.safe_load(path.read_text())
-        if before["fingerprint"] != fingerprint:
-            raise InputError(
-                f"{folder} holds shards of other settings ({path}); give another folder with --shards, or the recipe "
-                f"{before['recipe']} that it was made with"
-            )
-        return
-    values = {"fingerprint": fingerprint, "recipe": recipe.name, "seeded": recipe.seeded, **asdict(recipe.extract)}
-    beside = path.with_suffix(f".tmp{os.getpid()}")
-    beside.write_text(yaml.safe_dump(values, sort_keys=False))
-    beside.replace(path)
 
 
 if __name__ == "__main__":
