@@ -112,11 +112,13 @@ class Stopwatch:
             yield item
 
     def lap(self, clips: int) -> Row:
-        """``clips_per_second`` and ``data_wait`` since the last lap, in which ``clips`` went through."""
-        now = time.perf_counter()
-        seconds, waited = max(now - self._mark, 1e-9), self._waited
-        self._mark, self._waited = now, 0.0
-        return {"clips_per_second": clips / seconds, "data_wait": min(waited / seconds, 1.0)}
+        """``clips_per_second`` and ``data_wait`` of this lap, in which ``clips`` went through."""
+        seconds = max(time.perf_counter() - self._mark, 1e-9)
+        return {"clips_per_second": clips / seconds, "data_wait": min(self._waited / seconds, 1.0)}
+
+    def next_lap(self) -> None:
+        """Begins a lap; what happened since the last one ended counts for none."""
+        self._mark, self._waited = time.perf_counter(), 0.0
 
 
 def describe(row: Mapping[str, Any], total_steps: int) -> str:

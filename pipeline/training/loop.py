@@ -133,15 +133,16 @@ def train(
                 epoch = (position.step - 1) // steps_per_epoch
                 row = {"step": position.step, "epoch": epoch, **losses.look(), "learning_rate": rate}
                 row |= {**stopwatch.lap(clips), "memory_bytes": peak_memory(ranks.device)}
-                clips = 0
                 if evaluating and validate is not None:
                     row |= ranks.from_main(validate(model) if ranks.is_main else {})
                     model.train(not settings.eval_mode)
                 log.write(row, position.elapsed)
-            if saving:
-                snapshot = capture(position, parts, recipe.to_dict(), ranks)
-                if ranks.is_main:
-                    checkpoints.save(position.step, snapshot, row.get("score"))
+                if saving:
+                    snapshot = capture(position, parts, recipe.to_dict(), ranks)
+                    if ranks.is_main:
+                        checkpoints.save(position.step, snapshot, row.get("score"))
+                clips = 0
+                stopwatch.next_lap()
             if ending:
                 break
     return Outcome(position, over, stop.signal)

@@ -10,6 +10,7 @@ from pipeline.config import LossSettings, ModelSettings
 from pipeline.models import build_model
 from pipeline.objectives import build_loss
 from pipeline.training.batch_norm import SynchronizedBatchNorm, synchronize_batch_norm
+from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.distributed import Ranks
 from pipeline.training.logging import read_rows
 from pipeline.training.loop import train
@@ -96,6 +97,24 @@ def test_a_whole_run_goes_as_in_one_process(world_size: int, tmp_path: Path) -> 
     np.testing.assert_allclose([row["loss"] for row in many], [row["loss"] for row in one], atol=1e-6)
 
 
+def first_half(ranks: Ranks, run: str) -> None:
+    torch.manual_seed(7)
+    loader = FakeLoader(rank=ranks.rank, world_size=ranks.world_size)
+    model = FakeModel(dropout=0.0, norm=False)
+    train(recipe(steps=7), model, FakeLoss(), loader, dict, Path(run), QUIET, ranks=ranks)
+
+
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    fake_training(Ranks(), str(tmp_path / "one"))
+    run_ranks(2, first_half, str(tmp_path / "changing"))
+    found = Checkpoints(tmp_path / "changing" / "checkpoints").last(pytest.fail)
+    assert found is not None
+    model = FakeModel(dropout=0.0, norm=False)
+    train(recipe(steps=20), model, FakeLoss(), FakeLoader(), dict, tmp_path / "changing", QUIET, state=found[1])
+    one, many = (read_rows(tmp_path / name / "metrics.jsonl") for name in ("one", "changing"))
+    np.testing.assert_allclose([row["loss"] for row in many], [row["loss"] for row in one], atol=1e-6)
+
+
 def uneven_gradients(ranks: Ranks) -> list[Any]:
     """One parameter that only rank 1 used, one that nobody used."""
     used, unused = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(3))
@@ -110,8 +129,6 @@ def test_a_parameter_without_gradient_is_treated_as_in_one_process() -> None:
 
 
 def resumed_in_ranks(ranks: Ranks, run: str) -> list[float]:
-    from pipeline.training.checkpoint import Checkpoints
-
     settings = recipe(steps=12, checkpoint_every=5)
     for state in (None, 5):
         torch.manual_seed(7)

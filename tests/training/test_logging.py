@@ -66,5 +66,7 @@ def test_the_stopwatch_tells_waiting_from_working(monkeypatch) -> None:
         now[0] += 1.0
     assert stopwatch.elapsed == 58.0
     assert stopwatch.lap(16) == {"clips_per_second": 2.0, "data_wait": 0.75}
+    now[0] += 30.0  # saving and evaluating count for no lap
+    stopwatch.next_lap()
     now[0] += 2.0
     assert stopwatch.lap(4) == {"clips_per_second": 2.0, "data_wait": 0.0}

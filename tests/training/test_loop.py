@@ -10,7 +10,8 @@ import torch
 from pipeline.errors import InputError
 from pipeline.training.checkpoint import Checkpoints, State
 from pipeline.training.logging import read_rows
-from tests.training.fakes import VIDEOS, FakeLoader, run_training
+from pipeline.training.loop import train
+from tests.training.fakes import QUIET, VIDEOS, FakeLoader, FakeLoss, FakeModel, recipe, run_training
 
 
 def losses(run: Path) -> dict[int, tuple[float, float]]:
@@ -88,6 +89,21 @@ def test_a_value_that_is_no_number_stops_the_run_and_names_the_batch(tmp_path: P
     assert all(VIDEOS[number] in str(error.value) for number in order[4:8])
     assert VIDEOS[order[0]] not in str(error.value)
     assert not Checkpoints(tmp_path / "checkpoints").steps()
+
+
+class SteepLoss(FakeLoss):
+    """Finite, but its slope is not: the square root of nothing."""
+
+    def forward(self, outputs):
+        total, terms = super().forward(outputs)
+        if self.seen == 12:  # the third batch
+            total = total + (outputs["video_embed"] * 0).pow(2).sum().sqrt()
+        return total, terms
+
+
+def test_a_gradient_that_is_no_number_stops_the_run_too(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="gradient_norm is nan at step 3"):
+        train(recipe(steps=9), FakeModel(), SteepLoss(), FakeLoader(), dict, tmp_path, QUIET, video_ids=VIDEOS)
 
 
 def test_time_is_counted_over_restarts(tmp_path: Path) -> None:
