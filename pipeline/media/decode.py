@@ -34,6 +34,9 @@ KEPT_SHARE = 0.9
 LONGEST_HOURS = 24
 """A file that announces no duration ends here."""
 
+_PAUSE_SECONDS = 0.002
+"""Between two readings: FFmpeg fills its pipes meanwhile, and is not interrupted for each frame."""
+
 _Chunk = tuple[str, np.ndarray]
 
 
@@ -144,6 +147,7 @@ class Decoding(Iterator[_Chunk]):
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
                     pass_fds=[write_end for _, write_end in ends.values()],
+                    process_group=0,  # Ctrl-C in a terminal must not end it: the file would look damaged
                 )
             finally:
                 for _, write_end in ends.values():
@@ -171,6 +175,7 @@ class Decoding(Iterator[_Chunk]):
             for source in sources:
                 selector.register(source.descriptor, selectors.EVENT_READ, source)
             while selector.get_map():
+                time.sleep(_PAUSE_SECONDS)
                 for key, _ in selector.select(self._remaining()):
                     chunk, ended = key.data.read()
                     if ended:

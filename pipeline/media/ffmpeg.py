@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
 from functools import cache
 
 import imageio_ffmpeg
 
 from pipeline.errors import InputError
 
+OLDEST = (5, 1)
+"""The first version that knows all options that are used here."""
+
 
 @cache
 def ffmpeg_binary() -> str:
-    """The path of ``ffmpeg``: the system's, else the one in imageio-ffmpeg's wheel.
+    """The path of ``ffmpeg``: the system's if it is recent enough, else the one in imageio-ffmpeg's wheel.
 
     Raises:
         InputError: there is neither.
     """
     system = shutil.which("ffmpeg")
-    if system is not None:
+    if system is not None and _is_recent(system):
         return system
     try:
         return str(imageio_ffmpeg.get_ffmpeg_exe())
     except RuntimeError:
         raise InputError(
-            "no ffmpeg: neither on PATH nor in the imageio-ffmpeg wheel for this platform; install FFmpeg 5.1 or newer"
+            "no ffmpeg of version 5.1 or newer: neither on PATH nor in the imageio-ffmpeg wheel for this platform; "
+            "install FFmpeg"
         ) from None
+
+
+def _is_recent(binary: str) -> bool:
+    try:
+        described = subprocess.run([binary, "-version"], capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return False
+    version = re.match(r"ffmpeg version n?(\d+)\.(\d+)", described)
+    # builds between releases are named by a commit, and nobody keeps them for years
+    return version is None or (int(version[1]), int(version[2])) >= OLDEST

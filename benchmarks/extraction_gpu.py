@@ -1,0 +1,198 @@
+"""Extraction on a GPU: video-hours per hour, beside what the decoder alone and the networks alone would give.
+
+    python benchmarks/extraction_gpu.py --json benchmarks/results/extraction_gpu.json
+
+One call measures everything: bare decoding on all cores, the bare networks, the whole way with several videos at once,
+the published way (two passes, float32 frames, one video at a time), the GPU's utilisation, and whether a video's
+features are the same bits alone and beside others. Networks have random weights. ``--device cpu`` tries the script out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from extraction import SIZES, SOURCE, published_whole, put_random_weights, run_ffmpeg, video
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from pipeline.backbones.extractor import GPU_BATCH, FeatureExtractor
+from pipeline.backbones.registry import get_backbone
+from pipeline.config import ExtractSettings
+
+console = Console()
+
+
+def elapsed(work: Callable[[], object]) -> float:
+    """Seconds of the wall clock."""
+    started = time.monotonic()
+    work()
+    return time.monotonic() - started
+
+
+def in_parallel(work: Callable[[Path], object], paths: list[Path], threads: int) -> list[Any]:
+    """Results of ``work`` on each path."""
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, paths))
+
+
+@contextmanager
+def gpu_utilisation() -> Iterator[list[float]]:
+    """Collects the GPU's utilisation in percent, twice a second, while the block runs."""
+    samples: list[float] = []
+    done = threading.Event()
+
+    def sample() -> None:
+        query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+        while not done.wait(0.5):
+            samples.append(float(subprocess.run(query, capture_output=True, check=True, text=True).stdout.split()[0]))
+
+    thread = threading.Thread(target=sample)
+    if shutil.which("nvidia-smi"):
+        thread.start()
+    try:
+        yield samples
+    finally:
+        done.set()
+        if thread.ident is not None:
+            thread.join()
+
+
+def network_seconds(extractor: FeatureExtractor, width: int, rounds: int) -> float:
+    """Seconds that the networks alone take for one second of video."""
+    total = 0.0
+    device = extractor.device
+    batch_size = GPU_BATCH if device.type == "cuda" else 1
+    for backbone in extractor.backbones.values():
+        network = backbone.load(device)
+        size = backbone.frame_format.size
+        clip = () if backbone.clip_length is None else (backbone.clip_length,)
+        shape = (batch_size, *clip, size, size if backbone.frame_format.crop else width, 3)
+        batch = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+        if device.type == "cuda":
+            network = network.to(memory_format=torch.channels_last_3d if clip else torch.channels_last)
+        seconds = elapsed_on(device, network, batch, rounds)
+        total += seconds / batch_size * backbone.features_per_second
+    return total
+
+
+def elapsed_on(device: torch.device, network: nn.Module, batch: torch.Tensor, rounds: int) -> float:
+    """Seconds of one batch, once it is warm."""
+
+    def run(count: int) -> None:
+        enabled = device.type == "cuda"
+        with torch.inference_mode(), torch.autocast(device.type, torch.float16, enabled=enabled):
+            for _ in range(count):
+                network(batch)
+        if enabled:
+            torch.cuda.synchronize()
+
+    run(3 if device.type == "cuda" else 1)
+    return elapsed(lambda: run(rounds)) / rounds
+
+
+def same_alone_and_beside_others(extractor: FeatureExtractor, paths: list[Path], threads: int) -> bool:
+    """Whether the first video's features are equal in every bit."""
+    alone = extractor.extract(paths[0])
+    beside = in_parallel(extractor.extract, paths[: 2 * threads], threads)[0]
+    return all(alone.arrays[key].tobytes() == beside.arrays[key].tobytes() for key in alone.arrays)
+
+
+def measure_size(name: str, arguments: argparse.Namespace, extractor: FeatureExtractor) -> dict[str, Any]:
+    """All numbers for one size of video, in video-hours per hour."""
+    original = video(arguments.folder, name, arguments.source, arguments.seconds)
+    paths = [original.with_name(f"{original.stem}-{copy}.mp4") for copy in range(arguments.videos)]
+    for path in paths:
+        path.unlink(missing_ok=True)
+        os.link(original, path)
+    seconds = arguments.seconds * len(paths)
+    bare = ["-threads", "1", "-map", "0:v", "-f", "null", "-"]
+    decode = elapsed(
+        lambda: in_parallel(lambda path: run_ffmpeg(*bare[:2], "-i", str(path), *bare[2:]), paths, cores())
+    )
+    width, height = (int(side) for side in SIZES[name].split(":"))
+    networks = 1 / network_seconds(extractor, width * 224 // height, arguments.rounds)
+    extractor.extract(paths[0])  # warm
+    with gpu_utilisation() as utilisation:
+        whole = elapsed(lambda: in_parallel(extractor.extract, paths, arguments.threads))
+    published_networks = {key: backbone.load(extractor.device) for key, backbone in extractor.backbones.items()}
+    few = paths[: max(1, len(paths) // 4)]
+    published = elapsed(lambda: [published_whole(path, published_networks, extractor.device) for path in few])
+    rates = {
+        "bare decode, all cores": seconds / decode,
+        "bare networks": networks,
+        "published way": arguments.seconds * len(few) / published,
+        "ours": seconds / whole,
+    }
+    return {
+        "video_hours_per_hour": rates,
+        "share_of_the_bound": rates["ours"] / min(rates["bare decode, all cores"], rates["bare networks"]),
+        "gpu_utilisation": sum(utilisation) / len(utilisation) if utilisation else None,
+        "same_alone_and_beside_others": same_alone_and_beside_others(extractor, paths, arguments.threads),
+    }
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def report(results: dict[str, dict[str, Any]]) -> None:
+    table = Table(title="Video-hours per hour")
+    table.add_column("")
+    for name in results:
+        table.add_column(name, justify="right")
+    for way in next(iter(results.values()))["video_hours_per_hour"]:
+        table.add_row(way, *(f"{row['video_hours_per_hour'][way]:.1f}" for row in results.values()))
+    table.add_row("ours, of the lower bound", *(f"{row['share_of_the_bound']:.0%}" for row in results.values()))
+    shown = ("" if row["gpu_utilisation"] is None else f"{row['gpu_utilisation']:.0f} %" for row in results.values())
+    table.add_row("GPU utilisation", *shown)
+    same = ("yes" if row["same_alone_and_beside_others"] else "NO" for row in results.values())
+    table.add_row("same bits alone and beside others", *same)
+    console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--source", type=Path, default=SOURCE, help="the real video that all inputs are made from")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--seconds", type=int, default=60, help="length of each video")
+    parser.add_argument("--videos", type=int, default=4 * cores())
+    parser.add_argument("--threads", type=int, default=cores(), help="videos at once")
+    parser.add_argument("--rounds", type=int, default=10, help="batches of the bare networks")
+    parser.add_argument("--video-2d", default="resnet152", help="frame backbone")
+    parser.add_argument("--video-3d", default="resnext101_3d", help="clip backbone")
+    parser.add_argument("--json", type=Path, help="where the numbers are written")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        arguments.folder = Path(temporary)
+        os.environ["TORCH_HOME"] = temporary
+        if not (get_backbone(arguments.video_2d).seeded and get_backbone(arguments.video_3d).seeded):
+            put_random_weights()
+        settings = ExtractSettings(video_2d=arguments.video_2d, video_3d=arguments.video_3d)
+        extractor = FeatureExtractor(settings, arguments.device)
+        results = {name: measure_size(name, arguments, extractor) for name in arguments.sizes}
+    report(results)
+    device = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else "CPU"
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        content = {"benchmark": "extraction on a GPU", "device": device, "cores": cores(), "torch": torch.__version__}
+        arguments.json.write_text(json.dumps({**content, "sizes": results}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
