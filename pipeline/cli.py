@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -12,6 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipeline.config import Recipe, load_recipe, recipe_names
 from pipeline.errors import InputError
+
+_OVERRIDE = re.compile(r"--[a-z_]+\.[a-z0-9_.]+")
 
 console = Console(stderr=True, highlight=False)
 """Progress and messages go to standard error; results that a program reads go to standard output."""
@@ -37,8 +40,20 @@ def verb_parser(description: str | None, *, recipe: str | None = None) -> argpar
 
 def parse_with_recipe(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, Recipe]:
     """The verb's own arguments, and the recipe with what is left on the command line as dotted overrides."""
-    arguments, overrides = parser.parse_known_args(argv)
+    arguments, overrides = parser.parse_known_args(join_overrides(sys.argv[1:] if argv is None else argv))
     return arguments, load_recipe(arguments.recipe, overrides)
+
+
+def join_overrides(argv: Sequence[str]) -> list[str]:
+    """Turns ``--section.key value`` into one word, so that no value is taken for an argument of the verb."""
+    words: list[str] = []
+    for word in argv:
+        waits = words and _OVERRIDE.fullmatch(words[-1]) and not word.startswith("--")
+        if waits:
+            words[-1] += f"={word}"
+        else:
+            words.append(word)
+    return words
 
 
 def run_verb(main: Callable[[], None]) -> None:

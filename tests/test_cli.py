@@ -41,3 +41,20 @@ def test_what_is_left_on_the_command_line_changes_the_recipe() -> None:
     parser.add_argument("--shards")
     arguments, recipe = parse_with_recipe(parser, ["--shards", "x", "--train.steps", "7"])
     assert (arguments.shards, recipe.train.steps) == ("x", 7)
+
+
+def test_a_value_of_a_setting_is_not_taken_for_an_argument_of_the_verb() -> None:
+    parser = verb_parser("a verb", recipe="mft")
+    parser.add_argument("manifest")
+    arguments, recipe = parse_with_recipe(
+        parser, ["--train.seed", "-3", "--extract.video_2d", "seeded_2d", "list.parquet", "--train.steps=7"]
+    )
+    assert arguments.manifest == "list.parquet"
+    assert (recipe.extract.video_2d, recipe.train.steps, recipe.train.seed) == ("seeded_2d", 7, -3)
+
+
+def test_a_setting_without_its_value_is_named() -> None:
+    parser = verb_parser("a verb", recipe="mft")
+    parser.add_argument("--shards")
+    with pytest.raises(InputError, match=r"--train\.steps needs a value"):
+        parse_with_recipe(parser, ["--train.steps", "--shards", "x"])

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import Recipe, from_dict, load_recipe, recipe_names
@@ -67,6 +67,7 @@ def test_a_file_that_is_not_yaml_is_named(tmp_path: Path) -> None:
         load_recipe(str(path))
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.integers(1, 10**6), st.floats(1e-8, 1.0), st.booleans())
 def test_settings_survive_yaml(steps: int, rate: float, seeded: bool) -> None:
     recipe = Recipe("x", 1, "a test", seeded=seeded)

@@ -1,7 +1,7 @@
 import math
 from xml.etree import ElementTree
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.pages.charts import bar_chart, line_chart
@@ -9,6 +9,7 @@ from pipeline.pages.charts import bar_chart, line_chart
 numbers = st.floats(-1e9, 1e9, allow_nan=False).filter(lambda value: value == 0 or abs(value) > 1e-9)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text("abc<&\"'", max_size=5), st.lists(st.tuples(numbers, numbers), max_size=20), max_size=4))
 def test_a_line_chart_is_well_formed_and_inside_its_frame(series) -> None:
     chart = line_chart(series, "step & time", "loss <0.1")
