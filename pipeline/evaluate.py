@@ -24,7 +24,7 @@ from pipeline.config import Recipe
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
-    from pipeline.benchmarks.embeddings import ClipEmbeddings, Floats
+    from pipeline.benchmarks.embeddings import ClipEmbeddings
     from pipeline.benchmarks.retrieval import RetrievalMetrics
     from pipeline.benchmarks.retrieval_page import Ranks
 
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         recipe.evaluate.split = arguments.split
     checkpoint = arguments.checkpoint or best_checkpoint(arguments.run)
     clips = _embed(recipe, arguments.shards, checkpoint)
-    matrices, ranks, metrics = _measure(clips, arguments.total)
+    ranks, metrics = _measure(clips, arguments.total)
     result = {**_summary(metrics, clips, arguments.total), "seeded": recipe.seeded, "split": recipe.evaluate.split,
               "strategy": recipe.evaluate.strategy, "recipe": recipe.name, "shards": str(arguments.shards),
               "checkpoint": checkpoint.name}  # fmt: skip
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_file(out, lambda part: part.write_text(json.dumps(result, indent=2) + "\n"))
     replace_file(out.with_name("ranks.parquet"), lambda part: _write_ranks(part, clips, ranks))
-    page = retrieval_page(result, clips, matrices, ranks, recipe.to_dict())
+    page = retrieval_page(result, clips, ranks, recipe.to_dict())
     replace_file(out.with_name("retrieval.html"), lambda part: part.write_text(page))
     _show(result)
     count = f"{len(clips.clip_ids):,} clips of split {recipe.evaluate.split}"
@@ -80,19 +80,16 @@ def _embed(recipe: Recipe, shards: Path, checkpoint: Path) -> ClipEmbeddings:
     return embed_clips(trained.model, batches, trained.prepare)
 
 
-def _measure(
-    clips: ClipEmbeddings, total: int | None
-) -> tuple[dict[str, Floats], dict[str, Ranks], dict[str, RetrievalMetrics]]:
-    """Of each direction: the similarities, each query's rank (1 is best), the metrics."""
-    from pipeline.benchmarks.embeddings import similarities
+def _measure(clips: ClipEmbeddings, total: int | None) -> tuple[dict[str, Ranks], dict[str, RetrievalMetrics]]:
+    """Of each direction: each query's rank (1 is best), and the metrics."""
+    from pipeline.benchmarks.embeddings import directions_of, similarity_of
     from pipeline.benchmarks.retrieval import match_ranks, metrics_of_ranks
 
     if total is not None and total < len(clips.clip_ids):
         raise InputError(f"--total {total}: but {len(clips.clip_ids)} clips are there")
-    matrices = similarities(clips)
-    ranks = {direction: match_ranks(matrix) for direction, matrix in matrices.items()}
+    ranks = {direction: match_ranks(similarity_of(clips, direction)) for direction in directions_of(clips)}
     metrics = {direction: metrics_of_ranks(values, total) for direction, values in ranks.items()}
-    return matrices, {direction: values + 1 for direction, values in ranks.items()}, metrics
+    return {direction: values + 1 for direction, values in ranks.items()}, metrics
 
 
 def _write_ranks(path: Path, clips: ClipEmbeddings, ranks: dict[str, Ranks]) -> None:

@@ -153,7 +153,7 @@ def _validation(shards: ShardSet, recipe: Recipe, prepare: Prepare) -> Callable[
     Raises:
         InputError: there is no such split.
     """
-    from pipeline.benchmarks.embeddings import embed_clips, similarities
+    from pipeline.benchmarks.embeddings import directions_of, embed_clips, similarity_of
     from pipeline.benchmarks.retrieval import retrieval_metrics
     from pipeline.benchmarks.strategies import evaluation_sizes
     from pipeline.shards.evaluation import evaluation_clips
@@ -168,7 +168,7 @@ def _validation(shards: ShardSet, recipe: Recipe, prepare: Prepare) -> Callable[
 
     def validate(model: nn.Module) -> dict[str, float]:
         clips = embed_clips(model, clips_of_split(), prepare)
-        metrics = {name: retrieval_metrics(matrix) for name, matrix in similarities(clips).items()}
+        metrics = {name: retrieval_metrics(similarity_of(clips, name)) for name in directions_of(clips)}
         recalls = {f"retrieval/{name}/R10": metric.R10 for name, metric in metrics.items()}
         scored = next(metrics[name] for name in _SCORED if name in metrics)
         return {**recalls, "score": scored.geometric_mean}

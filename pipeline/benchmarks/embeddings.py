@@ -76,16 +76,17 @@ def embed_clips(model: nn.Module, batches: Iterable[Batch], prepare: Callable[[B
     )
 
 
-def similarities(clips: ClipEmbeddings) -> dict[str, Floats]:
-    """Similarities ``[queries, candidates]`` of each direction whose embeddings the model gives."""
-    embeddings = clips.embeddings
+def directions_of(clips: ClipEmbeddings) -> list[str]:
+    """The directions whose embeddings the model gives."""
+    return [direction for direction in DIRECTIONS if all(side in clips.embeddings for side in direction.split("2"))]
+
+
+def similarity_of(clips: ClipEmbeddings, direction: str) -> Floats:
+    """Similarities ``[queries, candidates]`` of one direction: the only thing here that grows with the square."""
+    queries, candidates = (clips.embeddings[side] for side in direction.split("2"))
     if clips.similarity == "cosine":
-        embeddings = {name: nn.functional.normalize(values, dim=1, eps=1e-8) for name, values in embeddings.items()}
-    return {
-        direction: (embeddings[query] @ embeddings[candidates].T).numpy()
-        for direction, (query, candidates) in ((name, name.split("2")) for name in DIRECTIONS)
-        if query in embeddings and candidates in embeddings
-    }
+        queries, candidates = (nn.functional.normalize(side, dim=1, eps=1e-8) for side in (queries, candidates))
+    return (queries @ candidates.T).numpy()
 
 
 def _short(name: str) -> str:

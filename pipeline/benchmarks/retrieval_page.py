@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.benchmarks.embeddings import ClipEmbeddings, Floats
+from pipeline.benchmarks.embeddings import ClipEmbeddings, Floats, similarity_of
 from pipeline.pages.charts import bar_chart, line_chart
 from pipeline.pages.page import Section, Tile, render_report, table
 
@@ -23,7 +23,6 @@ _SHOWN_FIRST = ("t2va", "t2v+a", "ta2v", "t2v", "a2v")
 def retrieval_page(
     result: Mapping[str, Any],
     clips: ClipEmbeddings,
-    matrices: Mapping[str, Floats],
     ranks: Mapping[str, Ranks],
     recipe: Mapping[str, Any],
 ) -> str:
@@ -32,11 +31,10 @@ def retrieval_page(
     Args:
         result: what ``metrics.json`` holds.
         clips: the test set.
-        matrices: similarities of each direction.
         ranks: each query's rank by direction, 1 is best.
         recipe: ``name``, ``description`` and ``seeded``.
     """
-    shown = next(name for name in _SHOWN_FIRST if name in matrices)
+    shown = next(name for name in _SHOWN_FIRST if name in ranks)
     figures = result["retrieval"]
     best = figures[shown]
     missing = result["total"] - result["clips"]
@@ -59,7 +57,9 @@ def retrieval_page(
         sections=[
             Section("figures", "Every direction", bar_chart(bars, reference) + table(header, rows), "Recall at 10."),
             Section("ranks", "Where the matches rank", line_chart(_curves(ranks), "rank", "% of queries at or above")),
-            Section("examples", f"Examples, {_arrow(shown)}", _examples(clips, matrices[shown], ranks[shown])),
+            Section(
+                "examples", f"Examples, {_arrow(shown)}", _examples(clips, similarity_of(clips, shown), ranks[shown])
+            ),
         ],
         made_at=datetime.now(),
     )
