@@ -108,7 +108,7 @@ def run(arguments: argparse.Namespace, recipe: Recipe) -> None:
         _fetch_all(session, settings, arguments.videos.resolve(), credentials)
     finally:
         signal.signal(signal.SIGTERM, before)
-        session.flush()
+        session.tally.flush()
         ray_pool.stop()
         _say(session)
 
@@ -150,12 +150,12 @@ def _fetch_all(session: Session, settings: DownloadSettings, folder: Path, crede
                     pool.resubmit(outcome.item)
                     session.stopped[nodes[outcome.slot].host] = row.message
                 else:
-                    session.record(row)
-                progress.update(bar, completed=session.tried)
+                    session.tally.record(row)
+                progress.update(bar, completed=session.tally.settled)
         except KeyboardInterrupt:
             console.print("finishing what is nearly there", style="dim")
             for outcome in pool.drain(GRACE):
-                session.record(_as_row(outcome))
+                session.tally.record(_as_row(outcome))
             raise
 
 
@@ -180,7 +180,7 @@ def _watching(pool: ActorPool[Job, LedgerRow], progress: Progress, session: Sess
             came, now = sum(state.bytes for state in states), time.monotonic()
             speed = max(came - before, 0) / (now - at)
             before, at = came, now
-            progress.update(bar, said=f"{session.state()}, {speed / 1e6:.1f} MB/s{_complaints(states)}")
+            progress.update(bar, said=f"{session.tally.describe(most=3)}, {speed / 1e6:.1f} MB/s{_complaints(states)}")
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

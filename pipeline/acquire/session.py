@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -14,15 +12,14 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.acquire.ledger import Ledger, LedgerRow, now
+from pipeline.acquire.ledger import Ledger, now
 from pipeline.acquire.reasons import REASONS, is_temporary
+from pipeline.acquire.tally import Tally
 from pipeline.config import DownloadSettings
 from pipeline.datasets.table import Manifest
 from pipeline.types import Video
 
 STAGE = "download"
-LEDGER_SECONDS = 10.0
-"""What is known is written to the ledger at least this often."""
 DISK_SECONDS = 2.0
 """The room on the disk is looked at this often."""
 
@@ -36,7 +33,7 @@ class Job(NamedTuple):
 
 
 class Session:
-    """The jobs of a run, the counts, and the rows that the ledger does not have yet.
+    """The jobs of a run, and what became of them.
 
     Args:
         settings: the caps for a day and for the disk.
@@ -67,19 +64,10 @@ class Session:
         left = len(manifest) - self.done_before - self.failed_before
         self.total = left if limit is None else min(left, limit)
         self._bytes_today = _bytes_since(rows, timedelta(days=1))
-        self.counts: Counter[str] = Counter()
-        """Videos by outcome ``done``, or by the reason of the failure."""
+        self.tally = Tally(ledger)
         self.stopped: dict[str, str] = {}
         """What ended before its time: the node, or the run itself, and why."""
-        self._rows: list[LedgerRow] = []
-        self._bytes = 0
-        self._started = self._flushed = time.monotonic()
         self._looked_at_disk = 0.0
-
-    @property
-    def tried(self) -> int:
-        """Videos of this run that are settled."""
-        return self.counts.total()
 
     def jobs(self) -> Iterator[Job]:
         """What there is to fetch, in the manifest's order; ends early when a cap is reached."""
@@ -91,7 +79,7 @@ class Session:
 
     def _is_capped(self) -> bool:
         daily, floor = self._settings.daily_gigabytes, self._settings.min_free_gigabytes
-        if daily is not None and self._bytes_today + self._bytes >= daily * 1e9:
+        if daily is not None and self._bytes_today + self.tally.bytes >= daily * 1e9:
             self.stopped["this run"] = f"{daily:g} GB in 24 hours, as download.daily_gigabytes says; go on tomorrow"
         elif time.monotonic() - self._looked_at_disk > DISK_SECONDS:
             self._looked_at_disk = time.monotonic()
@@ -100,45 +88,16 @@ class Session:
                 self.stopped["this run"] = f"less than {floor:g} GB free (download.min_free_gigabytes); make room"
         return "this run" in self.stopped
 
-    def record(self, row: LedgerRow) -> None:
-        """Takes a row for the ledger; it is written within :data:`LEDGER_SECONDS`.
-
-        Raises:
-            OSError: the disk is full, which the next video would find as well.
-        """
-        self._rows.append(row)
-        self.counts[row.reason or row.outcome] += 1
-        self._bytes += row.bytes
-        if row.reason == "disk_full":
-            raise OSError(errno.ENOSPC, row.message)
-        if time.monotonic() - self._flushed > LEDGER_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Writes the rows so far to the ledger."""
-        self._ledger.append(self._rows)
-        self._rows, self._flushed = [], time.monotonic()
-
-    def state(self) -> str:
-        """What happened so far, for the progress bar."""
-        failures = Counter({reason: count for reason, count in self.counts.items() if reason != "done"})
-        most = ", ".join(f"{reason} {count:,}" for reason, count in failures.most_common(3))
-        return f"{self.counts['done']:,} done, {failures.total():,} failed{f' ({most})' if most else ''}"
-
     def summary(self) -> list[str]:
         """Lines for people: what happened, and what ended early."""
-        seconds = time.monotonic() - self._started
-        before = f"before: {self.done_before:,} done, {self.failed_before:,} failed for good"
-        failures = Counter({reason: count for reason, count in self.counts.items() if reason != "done"})
-        listed = ", ".join(f"{reason} {count:,}" for reason, count in failures.most_common())
-        again = sum(count for reason, count in failures.items() if is_temporary(reason))
+        again = sum(count for reason, count in self.tally.counts.items() if reason in REASONS and is_temporary(reason))
         did = (
-            f"{self.counts['done']:,} done, {failures.total():,} failed{f' ({listed})' if listed else ''}, "
-            f"{self._bytes / 1e6:,.1f} MB in {seconds:.0f} s"
+            f"{self.tally.describe()}, {self.tally.bytes / 1e6:,.1f} MB in {self.tally.seconds:.0f} s"
             f"{f'; the same command tries {again:,} again' if again else ''}"
         )
+        before = f"before: {self.done_before:,} done, {self.failed_before:,} failed for good"
         nothing = "nothing to do" if self.total == 0 else "nothing done"
-        lines = [f"download: {did if self.tried else nothing}; {before}"]
+        lines = [f"download: {did if self.tally.settled else nothing}; {before}"]
         return lines + [f"stopped early, {who}: {why}" for who, why in self.stopped.items()]
 
 

@@ -21,6 +21,8 @@ class Tally:
         self._started = self._flushed = time.monotonic()
         self.counts: Counter[str] = Counter()
         """Videos by outcome ``done``, or by the reason of the failure."""
+        self.bytes = 0
+        """Bytes fetched or read."""
 
     @property
     def settled(self) -> int:
@@ -40,6 +42,7 @@ class Tally:
         """
         self._rows.append(row)
         self.counts[row.reason or row.outcome] += 1
+        self.bytes += row.bytes
         if row.reason == "disk_full":
             raise OSError(errno.ENOSPC, row.message)
         if time.monotonic() - self._flushed > LEDGER_SECONDS:
