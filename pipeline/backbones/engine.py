@@ -21,6 +21,8 @@ from torch.nn import functional
 PENDING_BYTES = 64 << 20
 """Frames that may wait to be computed, or two batches if those are more; who submits more waits for room."""
 
+_BLOCK_ROWS = 256
+
 _Bucket = tuple[str, tuple[int, ...]]
 """What can be in one batch: inputs of one network and one shape."""
 
@@ -31,12 +33,33 @@ class _Item:
     frames: np.ndarray
 
 
+class _Rows:
+    """Rows of one width, gathered in large blocks: many small arrays between large ones would split up the heap."""
+
+    def __init__(self) -> None:
+        self._blocks: list[np.ndarray] = []
+        self._count = 0
+
+    def append(self, row: np.ndarray) -> None:
+        """Copies a row."""
+        place = self._count % _BLOCK_ROWS
+        if place == 0:
+            self._blocks.append(np.empty((_BLOCK_ROWS, *row.shape), row.dtype))
+        self._blocks[-1][place] = row
+        self._count += 1
+
+    def joined(self) -> np.ndarray:
+        """All rows in one array."""
+        used = self._count - (len(self._blocks) - 1) * _BLOCK_ROWS
+        return np.concatenate([*self._blocks[:-1], self._blocks[-1][:used]])
+
+
 class Session:
     """One video's way through the engine: made by :meth:`Engine.session`, used by one thread."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.features: dict[str, list[np.ndarray]] = {}
+        self.features: dict[str, _Rows] = {}
         """For each network, what was computed so far, in the order of submission."""
         self.left = 0
         """Inputs that were submitted and not computed yet."""
@@ -54,8 +77,8 @@ class Session:
     def finish(self, key: str) -> np.ndarray:
         """Waits for all that was submitted; the features of one network, float16 ``[n, dim]``, given away once."""
         self._engine.wait_until(self, lambda: self.left == 0)
-        rows = self.features.pop(key, [])
-        return np.stack(rows) if rows else np.empty((0, 0), np.float16)
+        rows = self.features.pop(key, None)
+        return rows.joined() if rows is not None else np.empty((0, 0), np.float16)
 
 
 class Engine:
@@ -194,7 +217,7 @@ class Engine:
         with self._change:
             for place, item in enumerate(items):
                 if not item.session.closed:
-                    item.session.features.setdefault(key, []).append(rows[place])
+                    item.session.features.setdefault(key, _Rows()).append(rows[place])
                     item.session.left -= 1
             self._change.notify_all()
 
