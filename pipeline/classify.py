@@ -63,7 +63,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = arguments.run / "classes.json"
     replace_file(out, lambda part: part.write_text(json.dumps(result, indent=2) + "\n"))
     _show(result)
-    console.print(f"classify: {len(classes):,} videos of {len(names)} classes, {checkpoint.name} → {out}")
+    console.print(
+        f"classify: {len(classes):,} videos of {len(names)} classes, {checkpoint.name} → {out}", soft_wrap=True
+    )
 
 
 def _classes(shards: ShardSet, split: str | None) -> dict[int, str]:
@@ -87,19 +89,20 @@ def _measure(shards: ShardSet, recipe: Recipe, checkpoint: Path, classes: dict[i
     from pipeline.benchmarks.windows import Embedder
     from pipeline.objectives.kmeans import first_centroids, kmeans
     from pipeline.shards.batches import ClipReader
-    from pipeline.training.runs import load_trained
+    from pipeline.training.runs import load_trained, words_for
 
     model_settings, clip_settings = evaluation_sizes(recipe)
-    trained = load_trained(model_settings, checkpoint, shards.folder)
+    names = sorted(set(classes.values()))
+    texts = [class_text(name) for name in names]
+    words = words_for(texts, shards.folder, recipe.extract.words)
+    trained = load_trained(model_settings, checkpoint, shards.folder, words)
     reader = ClipReader(shards, clip_settings)
     embedder = Embedder(trained.model, trained.prepare, reader, trained.words, recipe.evaluate.batch_clips)
     videos = _embed(embedder, list(classes))
-    names = sorted(set(classes.values()))
     labels = np.array([names.index(name) for name in classes.values()])
-    texts = embedder.texts([class_text(name) for name in names])
     clusters, _ = kmeans(videos, first_centroids(videos, len(names)))
     return {
-        **zero_shot_accuracy(embedder.similarity(videos, texts), labels),
+        **zero_shot_accuracy(embedder.similarity(videos, embedder.texts(texts)), labels),
         **cluster_figures(clusters.cpu().numpy(), labels),
     }
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _PICTURES = 50
 """Videos that the page shows."""
 _ROWS = 30
-"""Tasks that the terminal's table shows."""
+"""Tasks that tables show."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -85,9 +85,13 @@ def _scored(
     from pipeline.benchmarks.steps import VideoSteps, log_shares, own_steps, own_truth, step_truth
     from pipeline.benchmarks.windows import Embedder, second_scores
     from pipeline.shards.batches import ClipReader
-    from pipeline.training.runs import load_trained
+    from pipeline.training.runs import load_trained, words_for
 
-    trained = load_trained(recipe.model, checkpoint, shards.folder)
+    words = None
+    if tasks is not None:
+        steps = [step for task in tasks.values() for step in task.steps]
+        words = words_for(steps, shards.folder, recipe.extract.words)
+    trained = load_trained(recipe.model, checkpoint, shards.folder, words)
     embedder = Embedder(
         trained.model, trained.prepare, ClipReader(shards, recipe.clips), trained.words, recipe.evaluate.batch_clips
     )
@@ -129,7 +133,8 @@ def _page(result: dict[str, Any], scored: Sequence[tuple[VideoSteps, Task]], rec
     from pipeline.pages.page import Section, Tile, render_report, table
 
     header = ["task", "videos", "recall", "mean recall of videos", "recall by second", "mAP"]
-    rows = [[figures["title"], figures["videos"], *_cells(figures)] for figures in result["tasks"].values()]
+    shown = list(result["tasks"].values())[:_ROWS]
+    rows = [[figures["title"], figures["videos"], *_cells(figures)] for figures in shown]
     rows += [[f"mean: {group}", "", *_cells(figures)] for group, figures in result["groups"].items()]
     pictures = "".join(_picture(video, task) for video, task in scored[:_PICTURES])
     note = (
@@ -169,7 +174,7 @@ def _picture(video: VideoSteps, task: Task) -> str:
     ]
     for step, name in enumerate(task.steps):
         top = step * row
-        parts.append(f'<text x="{left - 6}" y="{top + 13}" text-anchor="end">{escape(name[:30])}</text>')
+        parts.append(f'<text x="{left - 6}" y="{top + 13}" text-anchor="end">{escape(_shorten(name))}</text>')
         for start, end in _runs(video.truth[:, step]):
             parts.append(
                 f'<rect x="{left + start * scale:.1f}" y="{top + 1}" width="{(end - start) * scale:.1f}" '
@@ -181,8 +186,13 @@ def _picture(video: VideoSteps, task: Task) -> str:
                 f'height="{row - 2}" fill="#37b24d"/>'
             )
     size = f'viewBox="0 0 {left + width} {steps * row}" width="100%" font-size="11" fill="currentColor"'
-    title = f"<h3>{escape(video.video_id)}: {escape(task.title)}, {seconds} s</h3>"
+    name = video.video_id if task.title == video.video_id else f"{video.video_id}: {task.title}"
+    title = f"<h3>{escape(name)}, {seconds} s</h3>"
     return f'{title}<svg {size} role="img" aria-label="alignment of {escape(video.video_id)}">{"".join(parts)}</svg>'
+
+
+def _shorten(text: str, most: int = 30) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _runs(flags: Any) -> Iterator[tuple[int, int]]:

@@ -41,3 +41,19 @@ def test_from_shards_to_figures(folder: Path, tmp_path: Path, model: str, capsys
     assert "zero-shot, top 1" in capsys.readouterr().err
     with pytest.raises(InputError, match="fewer than two classes"):
         classify.main(["--run", run, "--shards", str(folder / "shards")])
+
+
+def test_a_class_without_any_known_word_is_refused(folder: Path, tmp_path: Path) -> None:
+    recipe = str(write_recipe(tmp_path, extract={"words": "corpus"}))
+    run = str(tmp_path / "run")
+    train.main(["--recipe", recipe, "--shards", str(folder / "shards"), "--run", run, "--train.steps", "1"])
+    samples = [dataclasses.replace(make_sample(f"v{number}", seconds=10), category_1=name)
+               for number, name in enumerate(["PourBatter", "YoYo"])]  # fmt: skip
+    write_shards(tmp_path / "ucf", samples)
+    (tmp_path / "ucf" / "words.parquet").write_bytes((folder / "shards" / "words.parquet").read_bytes())
+    with pytest.raises(InputError, match="no word of 'yo yo' has a vector in corpus"):
+        classify.main(["--run", run, "--shards", str(tmp_path / "ucf")])
+    vectors = "4 5\n" + "".join(f"{word} 1 2 3 4 {place}\n" for place, word in enumerate(["yo", "pour", "batter", "x"]))
+    (tmp_path / "words.txt").write_text(vectors)
+    classify.main(["--run", run, "--shards", str(tmp_path / "ucf"), "--extract.words", str(tmp_path / "words.txt")])
+    assert json.loads((tmp_path / "run" / "classes.json").read_text())["classes"] == ["PourBatter", "YoYo"]

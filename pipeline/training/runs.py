@@ -12,7 +12,7 @@ from pipeline.config import ModelSettings, Recipe, load_recipe
 from pipeline.errors import InputError
 from pipeline.models import Network, build_model
 from pipeline.shards.provenance import read_provenance
-from pipeline.text.words import WordVectors
+from pipeline.text.words import WordVectors, build_word_vectors, tokenize
 from pipeline.training.batches import Prepare, preparation
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.state import load_weights
@@ -59,23 +59,44 @@ class Trained(NamedTuple):
     model: Network
     prepare: Prepare
     words: WordVectors
-    """The shards' words."""
 
 
-def load_trained(settings: ModelSettings, checkpoint: Path, shards: Path) -> Trained:
+def load_trained(settings: ModelSettings, checkpoint: Path, shards: Path, words: WordVectors | None = None) -> Trained:
     """A network with a checkpoint's weights, on the GPU where there is one.
 
     Args:
         settings: of the network.
         checkpoint: of this program or a published one.
         shards: the folder of shards that it is to look at.
+        words: what word ids stand for; None: the shards' own.
 
     Raises:
         InputError: the checkpoint is of another network, or the shards are too wide or narrow for it.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    words = WordVectors.load(shards / "words.parquet")
+    words = words if words is not None else WordVectors.load(shards / "words.parquet")
     prepare = preparation(shards, words, settings, device)
     model = build_model(settings)
     load_weights(model, checkpoint)
     return Trained(model.to(device), prepare, words)
+
+
+def words_for(texts: Sequence[str], shards: Path, source: str) -> WordVectors:
+    """Word vectors for texts that the shards' captions need not contain, such as names of classes.
+
+    Args:
+        texts: all of them.
+        shards: the folder of shards, whose own vectors serve where they have every word.
+        source: of the shards' vectors, as in ``extract.words``; looked into where they don't.
+
+    Raises:
+        InputError: a text has no word with a vector.
+    """
+    words = WordVectors.load(shards / "words.parquet")
+    known = set(words.words)
+    if source != "corpus" and not all(word in known for text in texts for word in tokenize(text)):
+        words = build_word_vectors(source, texts)
+    for text in texts:
+        if not len(words.ids(text)):
+            raise InputError(f"no word of {text!r} has a vector in {source}: a text without words cannot be compared")
+    return words
