@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import errno
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ from pipeline.text.words import build_word_vectors
 from pipeline.types import Video
 
 STAGE = "extract"
+MOST_AT_ONCE = 8
+"""Videos that one worker with a GPU decodes at the same time."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,10 @@ class Job:
 
 
 class Worker:
-    """The actor: features of one video after another into shards of its own."""
+    """The actor: features of videos into shards of its own.
+
+    Several threads may extract at once; on a GPU their frames share batches, and one decodes while another's compute.
+    """
 
     def __init__(self, settings: ExtractSettings, folder: Path, name: str, writer: str, device: str, threads: int):
         import torch
@@ -62,6 +68,7 @@ class Worker:
         self.features = FeatureExtractor(settings, device)
         self.words = WordVectors.load(folder / "words.parquet")
         self.writer = ShardWriter(folder, name, writer, settings.shard_bytes, wait=30.0)
+        self._writing = threading.Lock()
 
     def extract(self, job: Job) -> LedgerRow:
         """Extracts one video; when this returns a ``done`` row, its sample is on disk and counts.
@@ -97,7 +104,8 @@ class Worker:
             category_2=job.video.category_2,
             task_id=job.video.task_id,
         )
-        self.writer.add(sample)
+        with self._writing:
+            self.writer.add(sample)
         return _row(job, "done", None, "; ".join(notes), started)
 
     def close(self) -> None:
@@ -229,7 +237,10 @@ def _extract_all(
     seal_leftovers(folder, except_writers=names)
     threads = max(cpus // size, 1)
     share = {"num_gpus": gpus / size, "num_cpus": 1} if gpus else {"num_cpus": min(1, cpus / size)}
-    actor = ray.remote(Worker).options(max_restarts=0, **share)  # the pool replaces actors that die
+    # A GPU waits for the decoder: each of its workers decodes several videos at once. A CPU has no time to spare.
+    at_once = max(1, min(cpus // size, MOST_AT_ONCE)) if gpus else 1
+    # the pool replaces actors that die
+    actor = ray.remote(Worker).options(max_restarts=0, max_concurrency=at_once, **share)
 
     def create(index: int) -> Any:
         device = "cuda" if gpus else "cpu"
@@ -239,7 +250,7 @@ def _extract_all(
         return completed_ids(folder, writer=names[index])
 
     pool: ray_pool.ActorPool[Job, LedgerRow] = ray_pool.ActorPool(
-        create, size, "extract", in_flight=2, item_id=lambda job: job.video.video_id, on_replaced=counted
+        create, size, "extract", in_flight=at_once + 1, item_id=lambda job: job.video.video_id, on_replaced=counted
     )
     with pool, progress_bar() as progress:
         bar = progress.add_task("extract", total=work.total)

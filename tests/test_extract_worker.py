@@ -1,0 +1,43 @@
+"""The extract verb's worker by itself, without Ray."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.config import ExtractSettings
+from pipeline.extract import Job, Worker
+from pipeline.shards.reader import ShardSet
+from pipeline.text.words import WordVectors
+from pipeline.types import Caption, Video
+from tests.media.clips import H264, make, pictures, tone
+
+SETTINGS = ExtractSettings(video_2d="seeded_2d", video_3d="seeded_3d", batch_size=4)
+
+
+def extract_all(folder: Path, jobs: list[Job], threads: int) -> dict[str, dict[str, bytes]]:
+    folder.mkdir()
+    WordVectors(["flip", "it"], np.eye(2)).save(folder / "words.parquet")
+    worker = Worker(SETTINGS, folder, "tiny", "w0", "cpu", 1)
+    with ThreadPoolExecutor(threads) as pool:
+        rows = list(pool.map(worker.extract, jobs))
+    worker.close()
+    assert [row.outcome for row in rows] == ["done"] * (len(jobs) - 1) + ["failed"]
+    samples = ShardSet(folder)
+    return {
+        video_id: {key: array.tobytes() for key, array in samples.read(video_id).arrays.items()}
+        for video_id in samples.ids
+    }
+
+
+def test_several_videos_at_once_give_what_they_give_one_by_one(tmp_path: Path) -> None:
+    jobs = []
+    for place, source in enumerate(("testsrc2", "rgbtestsrc", "smptebars", "testsrc")):
+        clip = make(tmp_path / f"{source}.mp4", *pictures(3 + place, source=source), *tone(3 + place), *H264)
+        jobs.append(Job(Video(source, captions=[Caption(0, 1, "now flip it")]), clip))
+    (tmp_path / "page.mp4").write_text("<html>")
+    jobs.append(Job(Video("page"), tmp_path / "page.mp4"))
+    together = extract_all(tmp_path / "together", jobs, threads=4)
+    assert together == extract_all(tmp_path / "alone", jobs, threads=1)
+    assert set(together) == {job.video.video_id for job in jobs[:-1]}
+    assert all(set(arrays) == {"2d", "3d", "audio", "text"} for arrays in together.values())
