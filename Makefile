@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 VIDEOS ?= videos
+MODEL ?= mft
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
@@ -35,8 +36,8 @@ check: setup-dev ## lint, types, walls between rooms
 test: setup-dev ## the tests
 	$(RUN) -m pytest
 
-demo: setup ## the whole way once, on a small generated corpus
-	$(RUN) -m pipeline.demo
+demo: setup ## the whole way once, on a small generated corpus (MODEL=mcn: with MCN)
+	$(RUN) -m pipeline.demo --model $(MODEL)
 
 download: setup ## fetch what MANIFEST=... lists into VIDEOS (default: videos)
 	$(RUN) -m pipeline.download $(MANIFEST) --videos $(VIDEOS) $(ARGS)
@@ -45,4 +46,4 @@ extract: setup ## features of the downloaded videos of MANIFEST=... into shards/
 	$(RUN) -m pipeline.extract $(MANIFEST) --videos $(VIDEOS) $(ARGS)
 
 clean: ## remove the demo's data and results
-	rm -rf corpus videos/demo shards/demo runs/demo manifests/demo.parquet manifests/demo.ledger
+	rm -rf corpus videos/demo shards/demo runs/demo runs/demo-mcn manifests/demo.parquet manifests/demo.ledger

@@ -1,6 +1,7 @@
 """The main job, small: the whole way from a list of videos to a table of results, in a few minutes without a GPU.
 
-    python -m pipeline.demo
+    python -m pipeline.demo                 # MFT
+    python -m pipeline.demo --model mcn     # MCN on the same shards
 
 Draws a corpus of narrated how-to videos, serves it on this machine from an HTTP server that misbehaves a little, and
 then runs the same commands that a real run does. Stop it whenever you like: the same command continues.
@@ -22,7 +23,7 @@ from pipeline.demo.faults import demo_faults
 from pipeline.demo.mirror import Mirror
 from pipeline.errors import InputError
 
-RUN = Path("runs/demo")
+RECIPES = {"mft": "demo", "mcn": "demo-mcn"}
 MANIFEST = Path("manifests/demo.parquet")
 
 
@@ -30,18 +31,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, default=Path("corpus"), help="folder of the corpus; default: corpus")
+    parser.add_argument("--model", choices=RECIPES, default="mft", help="what is trained; default: mft")
     arguments = parser.parse_args(argv)
+    recipe, run = RECIPES[arguments.model], Path("runs") / RECIPES[arguments.model]
     started = time.monotonic()
     _draw_corpus(arguments.corpus)
     with Mirror(arguments.corpus / "videos", demo_faults(scripts())) as mirror:
         template = f"{mirror.url}/{{video_id}}.mp4"
         _verb("manifest", "build", "table", arguments.corpus / "videos.jsonl", "--out", MANIFEST)
-        _verb("download", MANIFEST, "--videos", "videos/demo", "--recipe", "demo", "--download.template", template)
-    _verb("extract", MANIFEST, "--videos", "videos/demo", "--recipe", "demo")
-    _verb("train", "--recipe", "demo", "--shards", "shards/demo", "--run", RUN)
-    _verb("evaluate", "--run", RUN, "--shards", "shards/demo")
-    _verb("report", "--run", RUN, "--manifest", MANIFEST, "--videos", "videos/demo", "--shards", "shards/demo")
-    console.print(f"\nThe whole way took {time.monotonic() - started:.0f} s. The page to look at: {RUN}/report.html")
+        _verb("download", MANIFEST, "--videos", "videos/demo", "--recipe", recipe, "--template", template)
+    _verb("extract", MANIFEST, "--videos", "videos/demo", "--recipe", recipe)
+    _verb("train", "--recipe", recipe, "--shards", "shards/demo", "--run", run)
+    _verb("evaluate", "--run", run, "--shards", "shards/demo")
+    _verb("report", "--run", run, "--manifest", MANIFEST, "--videos", "videos/demo", "--shards", "shards/demo")
+    console.print(f"\nThe whole way took {time.monotonic() - started:.0f} s. The page to look at: {run}/report.html")
 
 
 def _draw_corpus(folder: Path) -> None:

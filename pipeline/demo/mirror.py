@@ -80,6 +80,7 @@ class Mirror:
         port: 0: any free one.
         ban_after: requests per second above which an address is refused with 429 for ``ban_seconds``; None: never.
         login: user id and password that each request must carry; None: none.
+        bytes_per_second: of each connection; None: as fast as it goes.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Mirror:
         ban_after: int | None = None,
         ban_seconds: float = 5.0,
         login: tuple[str, str] | None = None,
+        bytes_per_second: float | None = None,
     ) -> None:
         self.folder = Path(folder).resolve()
         if not self.folder.is_dir():
@@ -100,6 +102,7 @@ class Mirror:
         self.lock = threading.Lock()
         self._ban_after, self._ban_seconds = ban_after, ban_seconds
         self._login = None if login is None else "Basic " + base64.b64encode(":".join(login).encode()).decode()
+        self.bytes_per_second = bytes_per_second
         self._recent: list[float] = []
         self._banned_until = 0.0
         self.bans = 0
@@ -268,6 +271,8 @@ class _Handler(BaseHTTPRequestHandler):
             sent += len(part)
             if fault.kind == "drip":
                 self.server.mirror.stopping.wait(fault.seconds)
+            elif self.server.mirror.bytes_per_second is not None:
+                self.server.mirror.stopping.wait(len(part) / self.server.mirror.bytes_per_second)
         if fault.kind == "stall" and sent < len(body):
             self.server.mirror.stopping.wait(fault.seconds)
         if sent < len(body) or fault.kind == "long":
