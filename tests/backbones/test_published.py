@@ -15,6 +15,7 @@ from pipeline.config import ExtractSettings
 from pipeline.errors import InputError
 from tests.backbones.hub import golden_state, put_checkpoint, put_program, put_pytorchvideo
 from tests.conftest import GOLDEN, VIDEOS, needs_shared
+from tests.media.clips import H264, make, pictures
 
 pytestmark = needs_shared
 
@@ -40,6 +41,17 @@ def torch_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def cosine(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     product = (ours * theirs).sum(axis=1)
     return product / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
+
+
+def extract_one_second(name: str, key: str, folder: Path) -> None:
+    """All of extraction with a backbone whose weights are in TORCH_HOME."""
+    one_second = make(folder / "v.mp4", *pictures(1), *H264)
+    names = {"video_2d": None, "video_3d": None, f"video_{key}": name}
+    features = FeatureExtractor(ExtractSettings(audio=False, **names)).extract(one_second)
+    backbone = get_backbone(name)
+    assert features.arrays[key].shape == (1, backbone.dim)
+    assert features.rates == {key: 1.0}
+    assert np.isfinite(features.arrays[key]).all() and features.arrays[key].any()
 
 
 @pytest.mark.slow
@@ -76,7 +88,7 @@ def test_a_checkpoint_as_3d_resnets_saves_it(torch_home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_slowfast_through_its_hub_entry(torch_home: Path) -> None:
+def test_slowfast_through_its_hub_entry(torch_home: Path, tmp_path: Path) -> None:
     put_pytorchvideo(torch_home, slowfast.REVISION)
     put_checkpoint(torch_home, "SLOWFAST_8x8_R50.pyth", {"model_state": golden_state("slowfast_r50", 63)})
     golden = np.load(GOLDEN / "slowfast_r50.npz")
@@ -87,6 +99,7 @@ def test_slowfast_through_its_hub_entry(torch_home: Path) -> None:
     with torch.inference_mode():
         ours = network.features(torch.from_numpy(clip)).numpy()
     np.testing.assert_allclose(ours, golden["features"], rtol=1e-3, atol=1e-4 * np.abs(golden["features"]).max())
+    extract_one_second("slowfast_r50", "3d", tmp_path)
 
 
 @pytest.mark.slow
@@ -103,7 +116,7 @@ def test_slowfast_from_a_copy_that_nobody_pinned(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.slow
-def test_s3d_on_the_golden_clip(torch_home: Path) -> None:
+def test_s3d_on_the_golden_clip(torch_home: Path, tmp_path: Path) -> None:
     put_checkpoint(torch_home, "s3d_howto100m.pth", golden_state("s3d_howto100m", 65))
     golden = np.load(GOLDEN / "s3d_howto100m.npz")
     network = get_backbone("s3d_howto100m").load()
@@ -117,10 +130,11 @@ def test_s3d_on_the_golden_clip(torch_home: Path) -> None:
     theirs = golden["mixed_5c"]
     np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max())
     assert cosine(from_pixels, theirs[:1]).min() >= 0.999
+    extract_one_second("s3d_howto100m", "3d", tmp_path)
 
 
 @pytest.mark.slow
-def test_clip_gives_what_timm_gives_with_the_same_weights(torch_home: Path) -> None:
+def test_clip_gives_what_timm_gives_with_the_same_weights(torch_home: Path, tmp_path: Path) -> None:
     import timm
 
     theirs = timm.create_model("vit_base_patch32_clip_quickgelu_224.openai", pretrained=False, num_classes=512).eval()
@@ -143,6 +157,7 @@ def test_clip_gives_what_timm_gives_with_the_same_weights(torch_home: Path) -> N
     torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4)
     put_checkpoint(torch_home, "ViT-B-32.pt", published)  # a file of weights alone does as well
     assert all(map(torch.equal, backbone.load().parameters(), network.parameters()))
+    extract_one_second("clip_vit_b32", "2d", tmp_path)
 
 
 def clip_state_from_timm(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -178,7 +193,7 @@ def clip_state_from_timm(state: dict[str, torch.Tensor]) -> dict[str, torch.Tens
 
 
 @pytest.mark.slow
-def test_any_network_of_timm(torch_home: Path) -> None:
+def test_any_network_of_timm(torch_home: Path, tmp_path: Path) -> None:
     import timm
 
     network = timm.create_model("resnet18.a1_in1k", pretrained=False).eval()
@@ -193,6 +208,7 @@ def test_any_network_of_timm(torch_home: Path) -> None:
             network.forward_features(((frames / 255 - mean) / std).movedim(-1, 1)), pre_logits=True
         )
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+    extract_one_second("timm:resnet18.a1_in1k", "2d", tmp_path)
 
 
 def test_a_network_that_timm_does_not_have() -> None:
