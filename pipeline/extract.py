@@ -36,6 +36,8 @@ from pipeline.text.words import build_word_vectors
 from pipeline.types import Video
 
 STAGE = "extract"
+COMMON_WORDS = 200_000
+"""Words that get a vector although no caption of the manifest has them, where captions come with the videos."""
 MOST_AT_ONCE = 8
 """Videos that one worker with a GPU decodes at the same time."""
 
@@ -279,9 +281,23 @@ def _row(job: Job, outcome: str, reason: str | None, message: str, started: floa
 def _prepare_words(folder: Path, manifest: Manifest, settings: ExtractSettings) -> None:
     """Word vectors of the data set, made once: ids in shards refer to them."""
     path = folder / "words.parquet"
-    if not path.exists():
-        texts = (caption.text for video in manifest for caption in video.captions or [])
-        build_word_vectors(settings.words, texts, settings.word_dim).save(path)
+    if path.exists():
+        return
+    trained = settings.words == "corpus"
+    # vectors that are trained here must not have seen what is held out
+    splits = {"train"} & set(manifest.table(["split"])["split"].to_pylist()) if trained else set()
+    texts = (
+        caption.text for video in manifest for caption in video.captions or [] if not splits or video.split in splits
+    )
+    common = COMMON_WORDS if manifest.ids_without_captions() else 0
+    words = build_word_vectors(settings.words, texts, settings.word_dim, common=common)
+    if not words.words and trained:
+        console.print(
+            f"note: {manifest.path} has no captions to train word vectors on, so no words are stored; with captions that "
+            "come with the videos name published vectors: --extract.words word2vec-google-news-300",
+            soft_wrap=True,
+        )
+    words.save(path)
 
 
 if __name__ == "__main__":

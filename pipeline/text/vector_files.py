@@ -15,13 +15,14 @@ _READ_BYTES = 1 << 20
 _TEXT_ENDINGS = (".txt", ".vec", ".txt.gz", ".vec.gz")
 
 
-def read_vectors(path: Path, wanted: Set[str]) -> tuple[list[str], np.ndarray]:
+def read_vectors(path: Path, wanted: Set[str], common: int = 0) -> tuple[list[str], np.ndarray]:
     """The wanted words that a file has, in its order, and their vectors, float32 ``[words, dim]``.
 
     Args:
         path: word2vec's text format (``.txt``, ``.vec``), gensim's (``.kv``), else word2vec's binary one; any but
             gensim's may be gzipped.
         wanted: words to keep.
+        common: so many of the file's first words are kept as well; published files begin with the most frequent.
 
     Raises:
         InputError: the file is not there, or not in that format.
@@ -29,7 +30,7 @@ def read_vectors(path: Path, wanted: Set[str]) -> tuple[list[str], np.ndarray]:
     if not path.is_file():
         raise InputError(f"{path}: there are no word vectors here")
     if path.suffix == ".kv":
-        return _from_gensim(path, wanted)
+        return _from_gensim(path, wanted, common)
     found: dict[str, np.ndarray] = {}
     dim = 0
     try:
@@ -37,8 +38,8 @@ def read_vectors(path: Path, wanted: Set[str]) -> tuple[list[str], np.ndarray]:
             count, dim = (int(number) for number in file.readline().split())
             is_text = path.name.endswith(_TEXT_ENDINGS)
             rows = _text_rows(file, dim) if is_text else _binary_rows(file, count, dim)
-            for word, vector in rows:
-                if word in wanted and word not in found:
+            for number, (word, vector) in enumerate(rows):
+                if (number < common or word in wanted) and word not in found:
                     found[word] = vector
     except (ValueError, EOFError, OSError) as error:
         raise InputError(f"{path}: not word vectors in word2vec's format ({error})") from None
@@ -68,11 +69,11 @@ def collection_file(name: str) -> Path:
         ) from None
 
 
-def _from_gensim(path: Path, wanted: Set[str]) -> tuple[list[str], np.ndarray]:
+def _from_gensim(path: Path, wanted: Set[str], common: int) -> tuple[list[str], np.ndarray]:
     from gensim.models import KeyedVectors
 
     stored = KeyedVectors.load(str(path), mmap="r")
-    words = [word for word in stored.index_to_key if word in wanted]
+    words = [word for number, word in enumerate(stored.index_to_key) if number < common or word in wanted]
     rows = [stored.key_to_index[word] for word in words]
     return words, np.asarray(stored.vectors[rows], dtype=np.float32).reshape(len(words), stored.vector_size)
 

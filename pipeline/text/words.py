@@ -83,7 +83,9 @@ class WordVectors:
         return cls(table["word"].to_pylist(), column.flatten().to_numpy().reshape(-1, dim))
 
 
-def build_word_vectors(source: str, captions: Iterable[str], dim: int = 300, seed: int = 1) -> WordVectors:
+def build_word_vectors(
+    source: str, captions: Iterable[str], dim: int = 300, seed: int = 1, common: int = 0
+) -> WordVectors:
     """Vectors for the words of a dataset's captions.
 
     Args:
@@ -92,6 +94,7 @@ def build_word_vectors(source: str, captions: Iterable[str], dim: int = 300, see
         captions: all narration of the dataset.
         dim: width of vectors that are trained; a file has its own.
         seed: of the training.
+        common: so many of a file's most frequent words are taken as well, for captions that are not known yet.
 
     Returns:
         the words that occur in the captions and have a vector; the same for the same input, whatever the process's
@@ -104,7 +107,7 @@ def build_word_vectors(source: str, captions: Iterable[str], dim: int = 300, see
         return _train([tokenize(caption) for caption in captions], dim, seed)
     is_file = Path(source).is_file() or Path(source.removesuffix(".gz")).suffix in (".bin", ".txt", ".vec", ".kv")
     path = Path(source) if is_file else collection_file(source)
-    return WordVectors(*read_vectors(path, {word for caption in captions for word in tokenize(caption)}))
+    return WordVectors(*read_vectors(path, {word for caption in captions for word in tokenize(caption)}, common))
 
 
 def _train(sentences: list[list[str]], dim: int, seed: int) -> WordVectors:

@@ -91,6 +91,9 @@ def test_published_files_give_the_words_that_are_used(tmp_path: Path, name: str)
     words = build_word_vectors(str(path), CAPTIONS)
     assert words.words == ["flip", "pancake"]  # "Slide" is another word than "slide"
     np.testing.assert_array_equal(words.vectors, np.stack([entries["flip"], entries["pancake"]]))
+    with_common = build_word_vectors(str(path), CAPTIONS, common=2)
+    assert with_common.words == ["word0", "word1", "flip", "pancake"]
+    np.testing.assert_array_equal(with_common.vectors[1], entries["word1"])
 
 
 def test_a_cut_file_of_vectors_is_named(tmp_path: Path) -> None:
