@@ -40,9 +40,11 @@ demo: setup ## the whole way once, on a small generated corpus (MODEL=mcn: with 
 	$(RUN) -m pipeline.demo --model $(MODEL)
 
 download: setup ## fetch what MANIFEST=... lists into VIDEOS (default: videos)
+	@test -n "$(MANIFEST)" || { echo "name the list: make $@ MANIFEST=manifests/howto100m.parquet"; exit 2; }
 	$(RUN) -m pipeline.download $(MANIFEST) --videos $(VIDEOS) $(ARGS)
 
 extract: setup ## features of the downloaded videos of MANIFEST=... into shards/<name>
+	@test -n "$(MANIFEST)" || { echo "name the list: make $@ MANIFEST=manifests/howto100m.parquet"; exit 2; }
 	$(RUN) -m pipeline.extract $(MANIFEST) --videos $(VIDEOS) $(ARGS)
 
 clean: ## remove the demo's data and results

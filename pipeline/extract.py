@@ -293,8 +293,8 @@ def _prepare_words(folder: Path, manifest: Manifest, settings: ExtractSettings) 
     words = build_word_vectors(settings.words, texts, settings.word_dim, common=common)
     if not words.words and trained:
         console.print(
-            f"note: {manifest.path} has no captions to train word vectors on, so no words are stored; with captions that "
-            "come with the videos name published vectors: --extract.words word2vec-google-news-300",
+            f"note: {manifest.path} has no captions to train word vectors on, so no words are stored; where they "
+            "come with the videos, name published vectors: --extract.words word2vec-google-news-300",
             soft_wrap=True,
         )
     words.save(path)
