@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -137,15 +138,24 @@ def test_a_damaged_checkpoint_falls_back_loudly_to_the_one_before(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_signals_to_a_real_process(folder: Path, undisturbed: list[dict], tmp_path: Path, number: int) -> None:
-    arguments = [sys.executable, "-m", "pipeline.train", *command(folder, tmp_path), "--train.log_every", "1"]
+@pytest.mark.parametrize(
+    ("number", "send", "workers"),
+    [(signal.SIGTERM, os.kill, 0), (signal.SIGINT, os.killpg, 2), (signal.SIGKILL, os.kill, 2)],
+)
+def test_signals_to_a_real_process(
+    folder: Path, undisturbed: list[dict], tmp_path: Path, number: int, send: Callable[[int, int], None], workers: int
+) -> None:
+    """Ctrl-C reaches the loader's processes too."""
+    changed = command(folder, tmp_path, "--train.workers", str(workers))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.train", *changed],
+        env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
     deadline = time.monotonic() + 60
     while len(read_rows(tmp_path / "metrics.jsonl")) < 4 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
-    process.send_signal(number)
+    send(process.pid, number)
     said = process.communicate(timeout=60)[1]
     if process.returncode == 0:
         pytest.skip("the run was over before the signal came")
@@ -155,7 +165,7 @@ def test_signals_to_a_real_process(folder: Path, undisturbed: list[dict], tmp_pa
         assert "the same command continues" in said
         reached = read_rows(tmp_path / "metrics.jsonl")[-1]["step"]
         assert Checkpoints(tmp_path / "checkpoints").steps()[-1] == reached
-    train.main(command(folder, tmp_path))
+    train.main(changed)
     assert losses(tmp_path) == undisturbed
 
 

@@ -41,12 +41,17 @@ def to_device(batch: Mapping[str, Any], words: WordTable, device: torch.device) 
     Tensors go to the device, float16 becomes float32, and ``word_ids`` becomes ``text [clips, words, dim]``; what is
     no tensor stays. When it returns, the loader's memory is free to be used again.
     """
-    moved = _to_gpu(batch, device) if device.type == "cuda" else dict(batch)
+    moved = _to_gpu(batch, device) if device.type == "cuda" else _copied(batch)
     for name, value in moved.items():
         if isinstance(value, Tensor) and value.dtype == torch.float16:
             moved[name] = value.float()
     moved["text"] = words(moved.pop("word_ids"))
     return moved
+
+
+def _copied(batch: Mapping[str, Any]) -> Batch:
+    """A copy in torch's memory: sums depend on how their terms are aligned, and the loader's alignment varies."""
+    return {name: value.clone() if isinstance(value, Tensor) else value for name, value in batch.items()}
 
 
 def _to_gpu(batch: Mapping[str, Any], device: torch.device) -> Batch:

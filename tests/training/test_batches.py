@@ -52,3 +52,12 @@ def test_widths_that_are_not_the_models_say_which_setting(device: torch.device) 
     prepare = preparation(Path("shards/x"), words, ModelSettings(text_dim=2, video_dim=5), device)
     with pytest.raises(InputError, match=r"shards/x: video tokens have 4 dimensions, the model takes 5"):
         prepare(loaded())
+
+
+def test_a_batch_is_aligned_however_the_loader_lays_it_out() -> None:
+    """Vectorised sums go by alignment: the same values elsewhere in memory would give other last bits."""
+    memory = torch.arange(2 * 4 + 1, dtype=torch.float32)
+    batch = {**loaded(), "video": memory[1:].view(2, 1, 4)}
+    assert batch["video"].data_ptr() % 64
+    device = torch.device("cpu")
+    assert to_device(batch, WordTable(VECTORS, device), device)["video"].data_ptr() % 64 == 0
