@@ -6,14 +6,14 @@ known beforehand, and 16-bit sound. All pipes are drained together, so no output
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import selectors
 import subprocess
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -37,7 +37,11 @@ LONGEST_HOURS = 24
 _PAUSE_SECONDS = 0.002
 """Between two readings: FFmpeg fills its pipes meanwhile, and is not interrupted for each frame."""
 
+_ONE_PICTURE = ("-frames:v", "1", "-vf", "scale=16:16", "-f", "rawvideo")
+_ONE_SOUND = ("-frames:a", "1", "-f", "s16le")
+
 _Chunk = tuple[str, np.ndarray]
+_Stream = TypeVar("_Stream", VideoStream, AudioStream)
 
 
 def decode(path: str | Path, frames: Mapping[str, FrameFormat], audio: bool, timeout: float) -> Decoding:
@@ -79,8 +83,8 @@ class Decoding(Iterator[_Chunk]):
         self._deadline = time.monotonic() + timeout
         self._timeout = timeout
         self.info: MediaInfo = probe(path)
-        self.video: VideoStream | None = self._usable_video() if frames else None
-        self.audio: AudioStream | None = self.info.audio if audio else None
+        self.video: VideoStream | None = self._first_that_works(self.info.videos if frames else (), *_ONE_PICTURE)
+        self.audio: AudioStream | None = self._first_that_works(self.info.audios if audio else (), *_ONE_SOUND)
         if self.info.stream_count == 0:
             raise MediaError("corrupt", f"{path}: its header lists no stream at all")
         if self.video is None and self.audio is None:
@@ -106,19 +110,20 @@ class Decoding(Iterator[_Chunk]):
         """Ends FFmpeg, if it still runs."""
         self._chunks.close()
 
-    def _usable_video(self) -> VideoStream | None:
-        """The first stream of pictures, and where there are several, the first that gives a picture."""
-        for stream in self.info.videos[:-1]:
+    def _first_that_works(self, streams: Sequence[_Stream], *output: str) -> _Stream | None:
+        """The first stream that gives a picture or a sound; looks into the file only where there are several."""
+        for stream in streams[:-1]:
             command = [ffmpeg_binary(), "-nostdin", "-v", "quiet", "-protocol_whitelist", "file"]
-            command += ["-i", file_url(self.path), "-map", f"0:{stream.index}", "-frames:v", "1", "-f", "rawvideo"]
-            command += ["-vf", "scale=16:16", "-"]
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            command += ["-i", file_url(self.path), "-map", f"0:{stream.index}", *output, "-"]
+            try:
                 tried = subprocess.run(
                     command, stdin=subprocess.DEVNULL, capture_output=True, timeout=self._remaining()
                 )
-                if tried.stdout:
-                    return stream
-        return self.info.videos[-1] if self.info.videos else None
+            except subprocess.TimeoutExpired:
+                raise self._too_slow() from None
+            if tried.stdout:
+                return stream
+        return streams[-1] if streams else None
 
     def _run(self) -> Generator[_Chunk, None, None]:
         code, complaints = yield from self._run_ffmpeg(self._formats, self.audio)

@@ -218,6 +218,17 @@ def test_of_several_streams_the_first_that_works(tmp_path: Path) -> None:
     assert Outcome(broken).arrays["2d"].mean(axis=(0, 1, 2)).argmax() == 2
 
 
+def test_of_several_sounds_the_first_that_works(tmp_path: Path) -> None:
+    both = [*tone(2, hertz=440), *tone(2, hertz=1000), "-map", "0", "-map", "1", "-c:a", "flac"]
+
+    def hertz(path: Path) -> float:
+        sound = Outcome(path).arrays["audio"][4000:28_000].astype(float)
+        return float(np.fft.rfftfreq(24_000, 1 / 16_000)[np.abs(np.fft.rfft(sound)).argmax()])
+
+    assert hertz(make(tmp_path / "v.mka", *both)) == pytest.approx(440, abs=2)
+    assert hertz(make(tmp_path / "w.mka", *both, "-bsf:a:0", "noise=amount=1")) == pytest.approx(1000, abs=2)
+
+
 def test_uneven_frame_times(tmp_path: Path) -> None:
     # colour changes at 1 s; only few and irregular frames show it
     source = "color=red:duration=1:rate=25[r];color=blue:duration=3:rate=25[b];[r][b]concat,select='not(mod(n\\,7))'"
