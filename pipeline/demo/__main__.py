@@ -10,11 +10,15 @@ then runs the same commands that a real run does. Stop it whenever you like: the
 from __future__ import annotations
 
 import argparse
+import ctypes
+import fcntl
 import shlex
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.cli import console, progress_bar, run_verb
@@ -25,6 +29,7 @@ from pipeline.errors import InputError
 
 RECIPES = {"mft": "demo", "mcn": "demo-mcn"}
 MANIFEST = Path("manifests/demo.parquet")
+_PR_SET_PDEATHSIG = 1
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -34,11 +39,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", choices=RECIPES, default="mft", help="what is trained; default: mft")
     arguments = parser.parse_args(argv)
     recipe, run = RECIPES[arguments.model], Path("runs") / RECIPES[arguments.model]
+    with _alone():
+        _run(arguments.corpus, recipe, run)
+
+
+def _run(corpus: Path, recipe: str, run: Path) -> None:
     started = time.monotonic()
-    _draw_corpus(arguments.corpus)
-    with Mirror(arguments.corpus / "videos", demo_faults(scripts())) as mirror:
+    _draw_corpus(corpus)
+    with Mirror(corpus / "videos", demo_faults(scripts())) as mirror:
         template = f"{mirror.url}/{{video_id}}.mp4"
-        _verb("manifest", "build", "table", arguments.corpus / "videos.jsonl", "--out", MANIFEST)
+        _verb("manifest", "build", "table", corpus / "videos.jsonl", "--out", MANIFEST)
         _verb("download", MANIFEST, "--videos", "videos/demo", "--recipe", recipe, "--template", template)
     _verb("extract", MANIFEST, "--videos", "videos/demo", "--recipe", recipe)
     _verb("train", "--recipe", recipe, "--shards", "shards/demo", "--run", run)
@@ -56,11 +66,29 @@ def _draw_corpus(folder: Path) -> None:
     console.print(f"corpus: {total} narrated videos of 12 how-to topics in {folder}")
 
 
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Keeps a second demo out of the same folder; a killed one holds nothing."""
+    Path("runs").mkdir(exist_ok=True)
+    with Path("runs/.demo.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError("another demo is running in this folder: wait for it, or stop it first") from None
+        yield
+
+
+def _end_with_parent() -> None:
+    """A stage whose demo is killed ends as with Ctrl-C, where the system can do that (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 def _verb(verb: str, *arguments: object) -> None:
     """Runs one stage as a user would, and shows the command."""
     command = ["python", "-m", f"pipeline.{verb}", *map(str, arguments)]
     console.print(f"\n$ {shlex.join(command)}", style="bold", markup=False, soft_wrap=True)
-    process = subprocess.Popen([sys.executable, *command[1:]])
+    process = subprocess.Popen([sys.executable, *command[1:]], preexec_fn=_end_with_parent)
     try:
         status = process.wait()
     except KeyboardInterrupt:
