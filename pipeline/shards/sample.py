@@ -222,7 +222,7 @@ AUDIO_LEVELS = np.linspace(-80.0, 0.0, 256, dtype=np.float32)
 
 
 def to_8bit(decibels: NDArray[Any]) -> NDArray[np.uint8]:
-    """A log-mel spectrogram in half the bytes: the nearest of 256 levels from -80 to 0 dB, at most 0.16 dB off."""
+    """A log-mel spectrogram in half the bytes: the nearest of 256 levels from -80 to 0 dB, 0.16 dB off at most."""
     return np.clip(np.rint((decibels.astype(np.float32) + 80.0) * (255.0 / 80.0)), 0, 255).astype(np.uint8)
 
 
