@@ -48,7 +48,7 @@ def _decode_both_ends(path: Path) -> Failure | None:
     pictures = Counter(line.partition(b",")[0] for line in run.stdout.splitlines() if not line.startswith(b"#"))
     if pictures[b"0"] and pictures[b"1"]:
         return None
-    complaint = " ".join(run.stderr.decode("utf-8", "replace").replace(source, path.name).split())[-300:]
+    complaint = " ".join(run.stderr.decode("utf-8", "replace").replace(source, path.name).split())[:300]
     if not pictures and _has_sound_only(path):
         return Failure("unsupported", "there is sound in it but no picture")
     where = "last" if pictures[b"0"] else "first"

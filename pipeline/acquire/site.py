@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +22,8 @@ from pipeline.errors import InputError
 from pipeline.media.ffmpeg import ffmpeg_binary
 from pipeline.types import Video
 
+BLOCK = 256 * 1024
+"""Bytes that are read at once, at most."""
 Information = dict[str, Any]
 """What yt-dlp knows of a video."""
 
@@ -75,10 +77,11 @@ class Site:
         except Stopped as stopped:
             raise Refused(stopped.failure) from None
         except (YoutubeDLError, OSError) as error:
+            parts = [path for path in unfinished_files(self._folder, video.video_id) if path.suffix == ".part"]
             size = _size_behind_refused_range(error)
-            if size is None:
+            if size is None or not parts:
                 raise self._refused(error) from None
-            return self._settle_part(video, size, merged=is_merged(information))
+            return self._settle_part(parts, size, merged=is_merged(information))
         incoming = Path(information.get("filepath") or "")
         if not incoming.is_file():
             raise Refused(Failure("unknown", "yt-dlp reports no error, but there is no file"))
@@ -126,9 +129,8 @@ class Site:
         seconds = next((float(wait) for wait in waits if wait and wait.isdigit()), None)
         return Refused(Failure(failure.reason, without_secrets(failure.message, self._credentials)), seconds)
 
-    def _settle_part(self, video: Video, size: int, merged: bool) -> Path:
+    def _settle_part(self, parts: Sequence[Path], size: int, merged: bool) -> Path:
         """The server has nothing behind the partial file: it is whole, or of another version of the video."""
-        parts = [path for path in unfinished_files(self._folder, video.video_id) if path.suffix == ".part"]
         if merged or [part.stat().st_size for part in parts] != [size]:
             self._transfer.continued = True
             raise Refused(Failure("corrupt", f"the partial file is not of the server's file of {size} bytes"))
@@ -141,7 +143,7 @@ def is_merged(information: Mapping[str, Any]) -> bool:
 
 
 class _Client(yt_dlp.YoutubeDL):
-    """Adds user id and password to the requests of their host, and to no others."""
+    """Adds user id and password to the requests of their host alone, and hands bytes on as they come."""
 
     credentials: Credentials | None = None
 
@@ -150,7 +152,28 @@ class _Client(yt_dlp.YoutubeDL):
         request = Request(request) if isinstance(request, str) else request
         if self.credentials is not None and self.credentials.belong_to(request.url):
             request.headers["Authorization"] = self.credentials.header
-        return super().urlopen(request)
+        response = super().urlopen(request)
+        if hasattr(response.fp, "read1"):
+            response.fp = _Prompt(response.fp)
+        return response
+
+
+class _Prompt:
+    """A response whose reads return what is there, up to what was asked for.
+
+    Otherwise a read waits until a whole block has come: what came before a cut or a kill would be lost, and a drip
+    would not be noticed for minutes.
+    """
+
+    def __init__(self, response: Any) -> None:
+        self._response = response
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._response, name)
+
+    def read(self, amount: int | None = None, **options: Any) -> bytes:
+        """At most so many bytes, at least one but at the end; all of them without an amount."""
+        return bytes(self._response.read1(amount, **options) if amount else self._response.read(amount, **options))
 
 
 class _Silence:
@@ -178,6 +201,8 @@ def _options(settings: DownloadSettings, transfer: Transfer) -> dict[str, Any]:
         "extractor_retries": 0,
         "file_access_retries": 0,
         "continuedl": True,
+        "buffersize": BLOCK,
+        "noresizebuffer": True,
         "updatetime": False,
         "overwrites": True,
         "socket_timeout": settings.timeout,
