@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from pipeline.cli import console, progress_bar, run_verb, verb_parser
 from pipeline.errors import InputError
 
@@ -107,14 +109,28 @@ def _from_pickles(arguments: argparse.Namespace) -> None:
 
 
 def _words(arguments: argparse.Namespace, texts: Iterator[str]) -> WordVectors:
-    """The folder's word vectors, made from the captions where they are not there yet."""
+    """The folder's word vectors, with those of the captions' words: new ones come last, so that ids stay."""
     from pipeline.text.words import WordVectors, build_word_vectors
 
     path = arguments.shards / "words.parquet"
-    if not path.exists():
-        arguments.shards.mkdir(parents=True, exist_ok=True)
-        build_word_vectors(arguments.words, texts, arguments.word_dim).save(path)
-    return WordVectors.load(path)
+    if path.exists() and arguments.words == "corpus":
+        return WordVectors.load(path)  # vectors of another training cannot be compared with these
+    found = build_word_vectors(arguments.words, texts, arguments.word_dim)
+    if path.exists():
+        before = WordVectors.load(path)
+        if before.dim != found.dim:
+            raise InputError(
+                f"{path}: has vectors of {before.dim} dimensions and {arguments.words} of {found.dim}; convert with "
+                "the same --words as before, or into another folder"
+            )
+        known = set(before.words)
+        new = [place for place, word in enumerate(found.words) if word not in known]
+        found = WordVectors(
+            before.words + [found.words[place] for place in new], np.concatenate([before.vectors, found.vectors[new]])
+        )
+    arguments.shards.mkdir(parents=True, exist_ok=True)
+    found.save(path)
+    return found
 
 
 def _write(

@@ -171,6 +171,40 @@ def test_clips_of_msrvtt_have_many_captions_and_one_to_test(tmp_path):
     }
 
 
+def test_words_of_a_later_conversion_are_added(tmp_path):
+    (tmp_path / "vectors.txt").write_text("4 2\nflip 1 0\npour 0 1\nit 1 1\nthen 2 2\n")
+    for name, text in (("train", "pour it"), ("test", "then flip it")):
+        entry = {"id": name, "2d": features(9)["2d"], "caption": text}
+        (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps([entry]))
+        main(
+            [
+                "pkl",
+                f"{name}={tmp_path / name}.pkl",
+                "--shards",
+                str(tmp_path / "set"),
+                "--words",
+                str(tmp_path / "vectors.txt"),
+            ]
+        )
+    words = WordVectors.load(tmp_path / "set" / "words.parquet")
+    shards = ShardSet(tmp_path / "set")
+    for name, text in (("train", "pour it"), ("test", "then flip it")):
+        assert [words.words[id] for id in shards.read(name).arrays["text"]] == text.split()
+    np.testing.assert_array_equal(words.vectors[words.words.index("then")], [2, 2])
+    (tmp_path / "other.txt").write_text("1 3\nflip 1 0 0\n")
+    with pytest.raises(InputError, match=r"vectors of 2 dimensions and .* of 3"):
+        main(
+            [
+                "pkl",
+                f"test={tmp_path}/test.pkl",
+                "--shards",
+                str(tmp_path / "set"),
+                "--words",
+                str(tmp_path / "other.txt"),
+            ]
+        )
+
+
 def test_shards_become_a_tree_and_come_back(tmp_path, capsys):
     samples = [make_sample("one"), make_sample("two", split="test"), make_sample("quiet", modalities=("text", "2d"))]
     source = write_shards(tmp_path / "source", samples)

@@ -67,8 +67,17 @@ class TrainingLoader:
             split: only videos of this split; None: all.
 
         Raises:
-            InputError: no video is left, or fewer than a batch where the last batch is dropped.
+            InputError: no video is left, fewer than a batch where the last batch is dropped, or a size is not positive.
         """
+        for name, value in {
+            "train.batch_videos": batch_videos,
+            "clips.per_video": clips.per_video,
+            "clips.shuffle_shards": clips.shuffle_shards,
+            "clips.max_words": clips.max_words,
+            "clips.max_audio_frames": clips.max_audio_frames,
+        }.items():
+            if value < 1:
+                raise InputError(f"{name} is {value}; it must be 1 or more")
         self._reader = ClipReader(shards, clips)
         self._numbers = _usable(shards, clips, split)
         self._shard = self._reader.shard[self._numbers]

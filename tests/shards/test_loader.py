@@ -234,6 +234,8 @@ def test_a_state_of_another_sequence_is_refused(shards, changed, name):
 def test_too_few_videos_and_an_unknown_split_say_so(shards):
     with pytest.raises(InputError, match=r"23 videos .* fewer than a batch"):
         TrainingLoader(shards, SETTINGS, batch_videos=24, seed=1)
+    with pytest.raises(InputError, match=r"clips\.shuffle_shards is 0"):
+        TrainingLoader(shards, ClipSettings(shuffle_shards=0), batch_videos=2, seed=1)
     with pytest.raises(InputError, match="no video of split dev; it has the splits test, train"):
         TrainingLoader(shards, SETTINGS, batch_videos=2, seed=1, split="dev")
 
