@@ -22,6 +22,7 @@ from pipeline.shards.sample import AUDIO_LEVELS, decode_array
 from pipeline.types import Modality
 
 _MEL_BANDS = 40
+_ALIGNMENT = 64
 _JOIN_BYTES = 1 << 16
 
 
@@ -90,9 +91,13 @@ class ClipReader:
     def allocate(self, clips: int) -> Batch:
         """A batch to be filled.
 
-        Its memory is NumPy's, which asks for huge pages: a third of the time that torch's takes to touch.
+        Its memory is NumPy's, which asks for huge pages: a third of the time that torch's takes to touch. It is
+        aligned as a worker's is, since vectorised sums go by alignment.
         """
-        return {name: torch.from_numpy(np.empty(shape, kind)) for name, (shape, kind) in self.layout(clips).items()}
+        size = self.size(clips)
+        memory = np.empty(size + _ALIGNMENT, np.uint8)
+        first = -memory.ctypes.data % _ALIGNMENT
+        return self.view(memory[first : first + size].data, clips)
 
     def view(self, memory: memoryview, clips: int) -> Batch:
         """A batch to be filled, or that is filled, in some memory."""
@@ -101,13 +106,13 @@ class ClipReader:
         for name, (shape, kind) in self.layout(clips).items():
             size = int(np.prod(shape)) * np.dtype(kind).itemsize
             batch[name] = torch.from_numpy(np.frombuffer(memory[offset : offset + size], kind).reshape(shape))
-            offset += size + -size % 64
+            offset += size + -size % _ALIGNMENT
         return batch
 
     def size(self, clips: int) -> int:
         """The bytes that :meth:`view` needs."""
         sizes = (int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in self.layout(clips).values())
-        return sum(size + -size % 64 for size in sizes)
+        return sum(size + -size % _ALIGNMENT for size in sizes)
 
     @staticmethod
     def clear(batch: Batch, row: int, stop: int) -> None:

@@ -1,13 +1,21 @@
-"""A reader written from docs/formats.md alone, with nothing of the package."""
+"""The format as docs/formats.md has it: read without the package, and with what a later version may add."""
 
+import io
 import json
+import tarfile
 import zlib
 
 import numpy as np
 import pyarrow.parquet as pq
 
+from pipeline.shards.files import Stem
+from pipeline.shards.index import write_index
+from pipeline.shards.reader import ShardSet
+from pipeline.shards.sample import encode
+from pipeline.shards.scan import describe
+from pipeline.shards.verify import verify
 from pipeline.shards.writer import ShardWriter
-from tests.shards.samples import make_sample, write_shards
+from tests.shards.samples import assert_same, make_sample, write_shards
 
 
 def test_the_page_is_enough_to_read_shards(tmp_path):
@@ -59,3 +67,30 @@ def test_the_page_is_enough_to_read_a_journal(tmp_path):
         row = json.loads(line[9:])
         assert row["video_id"] == name
         assert zlib.crc32(part[row["offset"] : row["offset"] + row["size"]]) == row["checksum"]
+
+
+def test_what_a_later_version_adds_is_passed_over(tmp_path):
+    """Another member in a sample, another key in its JSON, another column in the index."""
+    sample = make_sample("one")
+    data, row = encode(sample)
+    text = data[row.json_offset : row.json_offset + row.json_size]
+    longer = text.replace(b'{"backbones"', b'{"added":{"x":1},"backbones"')
+    members = {"one.json": longer, "one.added.npy": b"unknown"}
+    with tarfile.open(fileobj=io.BytesIO(data + bytes(1024))) as tar:
+        members |= {member.name: tar.extractfile(member).read() for member in tar if member.name != "one.json"}
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    end = written.getvalue().rstrip(b"\0")
+    whole = end + bytes(-len(end) % 512)
+    stem = Stem(tmp_path, "set", "w0", 0)
+    stem.tar.write_bytes(whole + bytes(1024))
+    write_index(stem, [describe(whole)])
+    table = pq.read_table(stem.index)
+    pq.write_table(table.append_column("added", [["x"]]).replace_schema_metadata(table.schema.metadata), stem.index)
+    found = ShardSet(tmp_path).read("one", check=True)
+    assert_same(found, sample)
+    assert verify(tmp_path).problems == []

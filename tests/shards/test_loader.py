@@ -113,6 +113,14 @@ def test_a_missing_modality_is_masked(shards):
                 assert batch[f"{other}_mask"][rows].any()
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_tensors_are_aligned(shards, workers):
+    loader = TrainingLoader(shards, ClipSettings(per_video=1, max_words=7), batch_videos=5, seed=1, workers=workers)
+    for batch in loader:
+        assert {values.data_ptr() % 64 for values in batch.values()} == {0}
+    loader.close()
+
+
 def test_only_the_split_is_drawn_and_each_video_once(shards):
     loader = TrainingLoader(shards, ClipSettings(per_video=1, last_batch="keep"), batch_videos=5, seed=1)
     seen = [number for batch in loader for number in videos(batch, 1)]
