@@ -49,9 +49,12 @@ class _Rows:
         self._count += 1
 
     def joined(self) -> np.ndarray:
-        """All rows in one array."""
-        used = self._count - (len(self._blocks) - 1) * _BLOCK_ROWS
-        return np.concatenate([*self._blocks[:-1], self._blocks[-1][:used]])
+        """All rows in one array; each block goes as soon as it is copied, so that memory is not needed twice."""
+        result = np.empty((self._count, *self._blocks[0].shape[1:]), self._blocks[0].dtype)
+        for start in range(0, self._count, _BLOCK_ROWS):
+            block = self._blocks.pop(0)
+            result[start : start + _BLOCK_ROWS] = block[: self._count - start]
+        return result
 
 
 class Session:
