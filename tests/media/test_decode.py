@@ -1,3 +1,6 @@
+import subprocess
+import sys
+import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -70,3 +73,29 @@ def test_a_decoding_that_is_given_up_leaves_no_process(tmp_path: Path) -> None:
     assert set(Path("/proc/self/fd").iterdir()) == before
     with pytest.raises(StopIteration):
         next(decoding)
+
+
+DECODE_AND_WAIT = """
+import sys, time
+from pathlib import Path
+from pipeline.media.decode import FrameFormat, decode
+
+decoding = decode(sys.argv[1], {"2d": FrameFormat(25, 224)}, False, 60)
+next(decoding)
+print(*(children.read_text() for children in Path("/proc/self/task").glob("*/children")), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for the process in /proc")
+def test_a_killed_process_leaves_no_ffmpeg_behind(tmp_path: Path) -> None:
+    video = make(tmp_path / "v.mp4", *pictures(30), *H264)
+    with subprocess.Popen([sys.executable, "-c", DECODE_AND_WAIT, str(video)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        child = Path("/proc") / process.stdout.readline().decode().split()[0]
+        assert "ffmpeg" in (child / "cmdline").read_text()
+        process.kill()
+    deadline = time.monotonic() + 20
+    while child.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not child.exists() or "Z" in (child / "stat").read_text()
