@@ -105,9 +105,8 @@ def test_half_precision_in_parts_trains_and_resumes(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["mft", "mcn"])
-def test_torchrun_trains_as_one_process(folder: Path, tmp_path: Path, model: str) -> None:
-    write_recipe(tmp_path, **(MCN if model == "mcn" else {}))
+def test_torchrun_trains_clusters_and_all_as_one_process(folder: Path, tmp_path: Path) -> None:
+    write_recipe(tmp_path, **MCN)
     arguments = ["--recipe", str(tmp_path / "tiny.yaml"), "--shards", str(folder / "shards"), "--run"]
     settings = ["--train.steps", "4", "--train.batch_norm", "synchronized", "--train.learning_rate", "1e-5"]
     train.main([*arguments, str(tmp_path / "one"), *settings])

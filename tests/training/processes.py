@@ -16,7 +16,7 @@ from pipeline.training.distributed import join_ranks
 def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """``function(ranks, *arguments)`` on each rank; the results in rank order."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.training.processes"])
+    context.set_forkserver_preload([function.__module__])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
