@@ -6,6 +6,8 @@ laid end to end: a token that takes part in three combinations is there three ti
 * Before the first layer its three copies are equal, so their queries, keys and values are computed once.
 * An embedding is a mean over tokens, and the last linear map of the last layer commutes with a mean, so it sees one
   vector per embedding instead of all tokens.
+
+What treats each token by itself runs on rows, the valid tokens of the whole batch one after the other.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.models.layers import Block
+from pipeline.models.rows import Rows
 
 Combination = tuple[str, ...]
 """Modalities that see each other, in the order text, video, audio."""
@@ -86,20 +89,27 @@ class FusionTransformer(nn.Module):
         own = plan.embedding_of_copy & valid_copies.unsqueeze(1)
         if not self.blocks:
             return dict(zip(plan.embeddings, _mean(plan.lay_out(x), own).unbind(1), strict=True))
-        sees_source = plan.sees_source & valid.unsqueeze(1)
-        sees_copy = plan.sees_copy & valid_copies.unsqueeze(1)
+        dim = x.shape[2]
+        source_rows, copy_rows = Rows(valid, dim), Rows(valid_copies, dim)
+        rows, rows_of_copies = source_rows.pick(x), copy_rows.pick(plan.lay_out(x))
         last = len(self.blocks) - 1
         for number, module in enumerate(self.blocks):
             block = cast(Block, module)
-            queries, keys, values = block.attn.queries_keys_values(block.norm1(x))
+            qkv = block.attn.qkv(block.norm1(rows))
             if number == 0:
-                x, queries = plan.lay_out(x), plan.lay_out(queries, dim=2)
-            x = x + block.attn(queries, keys, values, sees_source if number == 0 else sees_copy)
-            hidden = block.mlp.hidden(block.norm2(x))
+                queries, keys, values = block.attn.split(source_rows.put(qkv))
+                queries, rows = plan.lay_out(queries, dim=2), rows_of_copies
+                visible = plan.sees_source & valid.unsqueeze(1)
+            else:
+                queries, keys, values = block.attn.split(copy_rows.put(qkv))
+                visible = plan.sees_copy & valid_copies.unsqueeze(1)
+            mixed = block.attn.attend(queries, keys, values, visible)
+            rows = rows + block.attn.proj(copy_rows.pick(mixed))
+            hidden = block.mlp.hidden(block.norm2(rows))
             if number == last:
-                x, hidden = _mean(x, own), _mean(hidden, own)
-            x = x + block.mlp.fc2(hidden)
-        return dict(zip(plan.embeddings, x.unbind(1), strict=True))
+                rows, hidden = _mean(copy_rows.put(rows), own), _mean(copy_rows.put(hidden), own)
+            rows = rows + block.mlp.fc2(hidden)
+        return dict(zip(plan.embeddings, rows.unbind(1), strict=True))
 
     def _sources(self, tokens: Mapping[str, Tokens]) -> dict[str, Tokens]:
         if self.cls_token is None:

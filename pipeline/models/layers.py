@@ -60,15 +60,15 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``[batch, tokens, dim]`` → three times ``[batch, heads, tokens, dim / heads]``."""
-        batch, tokens, dim = x.shape
-        qkv = self.qkv(x).view(batch, tokens, 3, self.heads, dim // self.heads)
-        queries, keys, values = qkv.permute(2, 0, 3, 1, 4)
+    def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each ``[batch, heads, tokens, dim / heads]``, of ``[batch, tokens, 3 * dim]``."""
+        batch, tokens, triple = qkv.shape
+        parts = qkv.view(batch, tokens, 3, self.heads, triple // (3 * self.heads))
+        queries, keys, values = parts.permute(2, 0, 3, 1, 4)
         return queries, keys, values
 
-    def forward(self, queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
-        """Attends and projects.
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
+        """Mixes values by attention; :attr:`proj` is to follow.
 
         Args:
             queries: ``[batch, heads, queries, dim / heads]``; ``keys`` and ``values`` likewise, over keys.
@@ -80,7 +80,7 @@ class Attention(nn.Module):
             ``[batch, queries, dim]``.
         """
         mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=visible.unsqueeze(1))
-        return self.proj(mixed.transpose(1, 2).flatten(2))
+        return mixed.transpose(1, 2).flatten(2)
 
 
 class Mlp(nn.Module):

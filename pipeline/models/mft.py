@@ -15,6 +15,7 @@ from pipeline.models.audio_pooling import pool_tokens
 from pipeline.models.davenet import Davenet
 from pipeline.models.fusion import CLASS, Combination, FusionTransformer, Tokens, with_masking_token
 from pipeline.models.layers import projection
+from pipeline.models.rows import Rows
 
 MODALITIES = ("text", "video", "audio")
 
@@ -90,8 +91,9 @@ class MFT(nn.Module):
         if name == "audio":
             frames = batch["audio_nframes"] if "audio_nframes" in batch else batch["audio_STFT_nframes"]
             values, mask = self._audio_tokens(values, mask, frames)
-        values = self.get_submodule(f"{name}_token_proj")(values)
-        values = self.get_submodule(f"{name}_norm_layer")(values)
+        rows = Rows(mask, self.settings.embed_dim)
+        projected = self.get_submodule(f"{name}_token_proj")(rows.pick(values))
+        values = rows.put(self.get_submodule(f"{name}_norm_layer")(projected))
         tokens, present = with_masking_token(values, mask, self.fusion.masking_token)
         if self.settings.positions:
             positions = self.get_parameter(f"{name}_pos_embed")

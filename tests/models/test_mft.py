@@ -5,7 +5,7 @@ import torch
 
 from pipeline.config import LossSettings, ModelSettings
 from pipeline.errors import InputError
-from pipeline.models import build_model
+from pipeline.models import build_model, rows
 from pipeline.objectives import build_loss
 from tests.models.golden import TINY
 
@@ -35,7 +35,9 @@ def _eval(model, batch):
         return model.eval()(batch)
 
 
-def test_padding_means_nothing():
+@pytest.mark.parametrize("least_dim", [0, 512])
+def test_padding_means_nothing(least_dim, monkeypatch):
+    monkeypatch.setattr(rows, "LEAST_DIM", least_dim)
     model, batch = _model(depth=2), _batch()
     changed = dict(batch, text=torch.where(batch["text_mask"].unsqueeze(2) > 0, batch["text"], 1e3))
     first, second = _eval(model, batch), _eval(model, changed)
@@ -59,6 +61,16 @@ def test_a_missing_modality_leaves_the_others_as_they_are():
     for name in ("video_embed", "audio_embed", "va_embed"):
         torch.testing.assert_close(lacking[name], full[name])
     assert all(value.isfinite().all() for value in lacking.values())
+
+
+def test_a_modality_that_the_whole_batch_lacks_while_padding_is_left_out(monkeypatch):
+    monkeypatch.setattr(rows, "LEAST_DIM", 0)
+    model = _model(depth=2).train()
+    batch = dict(_batch(), text_mask=torch.zeros(4, 7))
+    total, terms = build_loss(LossSettings())(model(batch))
+    total.backward()
+    assert total.isfinite() and terms["tv"] == 0
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
 def test_the_batch_is_left_as_it_was():

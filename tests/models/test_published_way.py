@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.config import ModelSettings
-from pipeline.models import MFT
+from pipeline.models import MFT, rows
 from tests.models.golden import TINY
 
 OPTIONS = {
@@ -39,8 +39,10 @@ def benchmark_step():
     return module
 
 
+@pytest.mark.parametrize("padding_is", ["computed", "left out"])
 @pytest.mark.parametrize("option", OPTIONS)
-def test_same_loss_outputs_and_gradients(benchmark_step, option):
+def test_same_loss_outputs_and_gradients(benchmark_step, option, padding_is, monkeypatch):
+    monkeypatch.setattr(rows, "LEAST_DIM", 512 if padding_is == "computed" else 0)
     settings = ModelSettings(**TINY | OPTIONS[option])
     torch.manual_seed(1)
     model = MFT(settings).double().train()
