@@ -10,10 +10,8 @@ then runs the same commands that a real run does. Stop it whenever you like: the
 from __future__ import annotations
 
 import argparse
-import ctypes
 import fcntl
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -25,11 +23,11 @@ from pipeline.cli import console, progress_bar, run_verb
 from pipeline.demo.corpus import build_corpus, scripts
 from pipeline.demo.faults import demo_faults
 from pipeline.demo.mirror import Mirror
+from pipeline.demo.processes import end_with_parent
 from pipeline.errors import InputError
 
 RECIPES = {"mft": "demo", "mcn": "demo-mcn"}
 MANIFEST = Path("manifests/demo.parquet")
-_PR_SET_PDEATHSIG = 1
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -78,17 +76,11 @@ def _alone() -> Iterator[None]:
         yield
 
 
-def _end_with_parent() -> None:
-    """A stage whose demo is killed ends as with Ctrl-C, where the system can do that (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 def _verb(verb: str, *arguments: object) -> None:
     """Runs one stage as a user would, and shows the command."""
     command = ["python", "-m", f"pipeline.{verb}", *map(str, arguments)]
     console.print(f"\n$ {shlex.join(command)}", style="bold", markup=False, soft_wrap=True)
-    process = subprocess.Popen([sys.executable, *command[1:]], preexec_fn=_end_with_parent)
+    process = subprocess.Popen([sys.executable, *command[1:]], preexec_fn=end_with_parent)
     try:
         status = process.wait()
     except KeyboardInterrupt:

@@ -16,6 +16,7 @@ import ffmpeg
 import numpy as np
 
 from pipeline.demo import picture, sound
+from pipeline.demo.processes import end_with_parent
 from pipeline.demo.topics import NAMED, PACES, SIDES, TOPICS, Scene, Topic
 from pipeline.errors import InputError
 from pipeline.media.ffmpeg import ffmpeg_binary
@@ -58,7 +59,7 @@ def build_corpus(folder: Path, processes: int | None = None) -> Iterator[Video]:
     """
     (folder / "videos").mkdir(parents=True, exist_ok=True)
     todo = scripts()
-    with ProcessPoolExecutor(processes or min(os.cpu_count() or 1, 8)) as pool:
+    with ProcessPoolExecutor(processes or min(os.cpu_count() or 1, 8), initializer=end_with_parent) as pool:
         for script in pool.map(_draw, todo, [folder / "videos"] * len(todo)):
             yield script.video
     lines = [json.dumps(_as_row(script.video)) for script in todo]
