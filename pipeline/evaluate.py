@@ -5,7 +5,8 @@
         --shards shards/youcook2 --total 3350
 
 Writes ``metrics.json``, ``ranks.parquet`` and a page, ``retrieval.html``, into the run's folder and shows a table.
-Recalls are percentages. The second form takes a published checkpoint, or any other.
+Recalls are percentages. The second form takes a published checkpoint, or any other. With ``--out x.json`` the other
+files are ``x-ranks.parquet`` and ``x-retrieval.html``.
 """
 
 from __future__ import annotations
@@ -58,9 +59,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = arguments.out or arguments.run / "metrics.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_file(out, lambda part: part.write_text(json.dumps(result, indent=2) + "\n"))
-    replace_file(out.with_name("ranks.parquet"), lambda part: _write_ranks(part, clips, ranks))
+    prefix = "" if out.name == "metrics.json" else f"{out.stem}-"
+    replace_file(out.with_name(f"{prefix}ranks.parquet"), lambda part: _write_ranks(part, clips, ranks))
     page = retrieval_page(result, clips, ranks, recipe.to_dict())
-    replace_file(out.with_name("retrieval.html"), lambda part: part.write_text(page))
+    replace_file(out.with_name(f"{prefix}retrieval.html"), lambda part: part.write_text(page))
     _show(result)
     count = f"{len(clips.clip_ids):,} clips of split {recipe.evaluate.split}"
     console.print(f"evaluate: {count}, {checkpoint.name} → {out}", soft_wrap=True)

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from pipeline.training.checkpoint import State
     from pipeline.training.distributed import Ranks
 
-
 _SCORED = ("t2va", "t2v+a", "ta2v", "t2v", "a2v")
 """Directions by which checkpoints are chosen: the first that the model gives."""
 
@@ -76,9 +75,10 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, ranks: Ranks) -> int:
     words = WordVectors.load(arguments.shards / "words.parquet")
     prepare = preparation(arguments.shards, words, recipe.model, ranks.device)
     settings = recipe.train
-    if settings.batch_videos % ranks.world_size:
+    if settings.batch_videos % (ranks.world_size * settings.accumulate):
         raise InputError(
-            f"train.batch_videos {settings.batch_videos} is not a multiple of {ranks.world_size} processes"
+            f"train.batch_videos {settings.batch_videos} does not fall into equal parts for {ranks.world_size} "
+            f"processes with train.accumulate {settings.accumulate}"
         )
     loader = TrainingLoader(
         shards, recipe.clips, settings.batch_videos, settings.seed, ranks.rank, ranks.world_size, settings.workers
@@ -110,17 +110,18 @@ def _starting_point(
     from pipeline.training.state import load_weights
 
     checkpoints = Checkpoints(run / "checkpoints")
+    found: tuple[Path, State] | None = None
+    path: Path | None = None
     if arguments.resume == "none":
         if checkpoints.steps():
             raise InputError(f"{run} already holds a run: choose another --run, or remove it to begin again")
-        path = None
     elif arguments.resume == "last":
         found = checkpoints.last(_warn) if ranks.is_main else None
         path = ranks.from_main(found[0] if found else None)
     else:
         path = Path(arguments.resume)
     if path is not None:
-        state = read_checkpoint(path)
+        state = found[1] if found else read_checkpoint(path)
         _check_same_network(state["recipe"], recipe, path)
         if ranks.is_main:
             removed = checkpoints.remove_after(state["step"])

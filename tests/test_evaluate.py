@@ -56,6 +56,13 @@ def test_missing_clips_count_as_misses(folder: Path) -> None:
     assert half["chance"]["R1"] == pytest.approx(whole["chance"]["R1"] / 2)
 
 
+def test_results_of_several_test_sets_lie_side_by_side(folder: Path) -> None:
+    out = str(folder / "run" / "youcook2.json")
+    evaluate.main(["--run", str(folder / "run"), "--shards", str(folder / "shards"), "--out", out])
+    written = {path.name for path in (folder / "run").glob("youcook2*")}
+    assert written == {"youcook2.json", "youcook2-ranks.parquet", "youcook2-retrieval.html"}
+
+
 def test_another_split(folder: Path) -> None:
     assert run(folder, "--split", "train")["clips"] == 18
 

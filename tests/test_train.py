@@ -225,6 +225,7 @@ def test_evaluation_along_the_way_chooses_the_best(folder: Path, tmp_path: Path)
         (["--model.video_dim", "12"], "set --model.video_dim 11"),
         (["--model.text_dim", "6"], "set --model.text_dim 5"),
         (["--train.batch_videos", "400"], "fewer than a batch"),
+        (["--train.accumulate", "3"], "does not fall into equal parts"),
         (["--init", "nothing.pt"], "nothing.pt: there is no such checkpoint file"),
         (["--resume", "nothing.pt"], "there is no checkpoint nothing.pt"),
         (["--recipe", "mtf"], "did you mean mft"),

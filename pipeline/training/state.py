@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from pipeline.errors import InputError
-from pipeline.models import checkpoints as published
 from pipeline.models.checkpoints import find_state_dict
+from pipeline.models.checkpoints import read_checkpoint as read_any_checkpoint
 from pipeline.training.checkpoint import State
 from pipeline.training.distributed import Ranks
 
@@ -106,7 +106,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         InputError: there is no such file, or it is of another model.
     """
-    weights = find_state_dict(published.read_checkpoint(path), str(path))
+    weights = find_state_dict(read_any_checkpoint(path), str(path))
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
