@@ -52,10 +52,15 @@ class _Slots:
     def __init__(self, slots: int, size: int):
         self._size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
         self._memory = mmap.mmap(-1, slots * self._size)
-        self._pinned = _pin(self._memory)
+        self._pinned = False
         self._closed = False
         self.free = deque(range(slots))
         self.lent: set[int] = set()
+
+    def pin(self) -> None:
+        """Lets a GPU copy from the memory by itself, where there is one and the system allows it."""
+        if torch.cuda.is_available():
+            self._pinned = int(torch.cuda.cudart().cudaHostRegister(_address(self._memory), len(self._memory), 0)) == 0
 
     def memory(self, slot: int) -> memoryview:
         """A slot's bytes."""
@@ -108,6 +113,7 @@ class WorkerPool:
             process.start()
             there.close()
             self._workers.append((process, here))
+        self._slots.pin()  # after the forks, which should inherit nothing of CUDA's
         self._stop = weakref.finalize(self, _stop, self._workers, self._slots)
         self._ask()
 
@@ -187,10 +193,3 @@ def _cause(process: BaseProcess) -> str:
 
 def _address(memory: mmap.mmap) -> int:
     return int(np.frombuffer(memory, np.uint8).ctypes.data)
-
-
-def _pin(memory: mmap.mmap) -> bool:
-    """Makes memory one that a GPU copies from by itself; False where there is none, or the system forbids it."""
-    if not torch.cuda.is_available():
-        return False
-    return int(torch.cuda.cudart().cudaHostRegister(_address(memory), len(memory), 0)) == 0

@@ -74,12 +74,12 @@ def verify(folder: Path, workers: int = 4, progress: Callable[[int], None] = lam
     Args:
         folder: the shards' folder.
         workers: shards looked at at once.
-        progress: called with the bytes of the samples of each shard that is done.
+        progress: called with the bytes of each shard that is done.
     """
 
     def check(stem: Stem) -> ShardReport:
         report = check_shard(stem)
-        progress(sum(row.size for row in report.rows))
+        progress(report.rows[-1].end + len(END_OF_TAR) if report.rows else 0)
         return report
 
     sealed = sorted({*stems(folder, ".tar"), *stems(folder, ".parquet")})
