@@ -84,10 +84,9 @@ def _verb(verb: str, *arguments: object) -> None:
     try:
         status = process.wait()
     except KeyboardInterrupt:
-        process.wait()  # the stage got the same Ctrl-C and is putting its things in order
-        raise
+        status = process.wait()  # the stage got the same Ctrl-C, puts its things in order and says so
     if status == 130:
-        raise KeyboardInterrupt
+        sys.exit(status)
     if status != 0:
         raise InputError(f"the demo stopped at {verb} (exit code {status}); make demo continues from there")
 

@@ -20,14 +20,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 from urllib.parse import unquote, urlsplit
 
 from pipeline.cli import console, run_verb
 from pipeline.errors import InputError
 
 Kind = Literal["status", "cut", "stall", "drip", "no_ranges", "long", "short", "html", "redirect", "flip"]
-PIECE = 16 * 1024
+PIECE = 32 * 1024
 """Bytes sent at once."""
 TYPES = {
     ".mp4": "video/mp4",
@@ -235,12 +235,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _send_file(self, path: str, file: Path, fault: Fault, with_body: bool) -> None:
-        content = file.read_bytes()
-        if fault.kind == "flip":
-            content = content[: fault.after] + bytes(255 - byte for byte in content[fault.after :])
-        if fault.kind == "short":
-            content = content[: -fault.after]
-        size = len(content)
+        size = file.stat().st_size - (fault.after if fault.kind == "short" else 0)
         start, end = 0, size
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         ranged = match is not None and fault.kind != "no_ranges"
@@ -258,24 +253,30 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(end - start + (fault.after if fault.kind == "long" else 0)))
         self.end_headers()
         if with_body:
-            self._send_body(path, content[start:end], fault)
+            with file.open("rb") as content:
+                self._send_body(path, content, start, end, fault)
 
-    def _send_body(self, path: str, body: bytes, fault: Fault) -> None:
+    def _send_body(self, path: str, content: BinaryIO, start: int, end: int, fault: Fault) -> None:
+        mirror = self.server.mirror
         piece = max(fault.after, 1) if fault.kind == "drip" else PIECE
-        limit = fault.after if fault.kind in ("cut", "stall") else len(body)
-        sent = 0
-        while sent < min(limit, len(body)):
-            part = body[sent : min(sent + piece, limit)]
+        limit = min(start + fault.after, end) if fault.kind in ("cut", "stall") else end
+        content.seek(start)
+        sent = start
+        while sent < limit:
+            part = content.read(min(piece, limit - sent))
+            if fault.kind == "flip":
+                whole = max(fault.after - sent, 0)
+                part = part[:whole] + bytes(255 - byte for byte in part[whole:])
             self.wfile.write(part)
-            self.server.mirror.note_bytes(path, len(part))
+            mirror.note_bytes(path, len(part))
             sent += len(part)
             if fault.kind == "drip":
-                self.server.mirror.stopping.wait(fault.seconds)
-            elif self.server.mirror.bytes_per_second is not None:
-                self.server.mirror.stopping.wait(len(part) / self.server.mirror.bytes_per_second)
-        if fault.kind == "stall" and sent < len(body):
-            self.server.mirror.stopping.wait(fault.seconds)
-        if sent < len(body) or fault.kind == "long":
+                mirror.stopping.wait(fault.seconds)
+            elif mirror.bytes_per_second is not None:
+                mirror.stopping.wait(len(part) / mirror.bytes_per_second)
+        if fault.kind == "stall" and sent < end:
+            mirror.stopping.wait(fault.seconds)
+        if sent < end or fault.kind == "long":
             self._hang_up()
 
     def _hang_up(self) -> None:
