@@ -80,6 +80,8 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, ranks: Ranks) -> int:
             f"train.batch_videos {settings.batch_videos} does not fall into equal parts for {ranks.world_size} "
             f"processes with train.accumulate {settings.accumulate}"
         )
+    if recipe.clips.last_batch == "keep" and ranks.world_size * settings.accumulate > 1:
+        raise InputError("clips.last_batch keep makes a batch that does not fall into equal parts: take drop")
     loader = TrainingLoader(
         shards, recipe.clips, settings.batch_videos, settings.seed, ranks.rank, ranks.world_size, settings.workers
     )

@@ -226,6 +226,7 @@ def test_evaluation_along_the_way_chooses_the_best(folder: Path, tmp_path: Path)
         (["--model.text_dim", "6"], "set --model.text_dim 5"),
         (["--train.batch_videos", "400"], "fewer than a batch"),
         (["--train.accumulate", "3"], "does not fall into equal parts"),
+        (["--train.accumulate", "2", "--clips.last_batch", "keep"], "take drop"),
         (["--init", "nothing.pt"], "nothing.pt: there is no such checkpoint file"),
         (["--resume", "nothing.pt"], "there is no checkpoint nothing.pt"),
         (["--recipe", "mtf"], "did you mean mft"),
