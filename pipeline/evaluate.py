@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.table import Table
 
-from pipeline.cli import console, run_verb, verb_parser
+from pipeline.cli import console, progress_bar, run_verb, verb_parser
 from pipeline.config import Recipe
 from pipeline.errors import InputError
 
@@ -79,7 +79,8 @@ def _embed(recipe: Recipe, shards: Path, checkpoint: Path) -> ClipEmbeddings:
     model_settings, clip_settings = evaluation_sizes(recipe)
     trained = load_trained(model_settings, checkpoint, shards)
     batches = evaluation_clips(shard_set, held_out.split, clip_settings, held_out.batch_clips, held_out.max_words)
-    return embed_clips(trained.model, batches, trained.prepare)
+    with progress_bar() as progress:
+        return embed_clips(trained.model, progress.track(batches, description="evaluate"), trained.prepare)
 
 
 def _measure(clips: ClipEmbeddings, total: int | None) -> tuple[dict[str, Ranks], dict[str, RetrievalMetrics]]:

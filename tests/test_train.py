@@ -109,6 +109,7 @@ def test_torchrun_trains_clusters_and_all_as_one_process(folder: Path, tmp_path:
     write_recipe(tmp_path, **MCN)
     arguments = ["--recipe", str(tmp_path / "tiny.yaml"), "--shards", str(folder / "shards"), "--run"]
     settings = ["--train.steps", "4", "--train.batch_norm", "synchronized", "--train.learning_rate", "1e-5"]
+    settings += ["--train.evaluate_every", "2"]
     train.main([*arguments, str(tmp_path / "one"), *settings])
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command_line = [*torchrun, "-m", "pipeline.train", "--", *arguments, str(tmp_path / "two"), *settings]
@@ -118,6 +119,12 @@ def test_torchrun_trains_clusters_and_all_as_one_process(folder: Path, tmp_path:
     for ours, expected in zip(two, one, strict=True):
         assert ours == pytest.approx(expected, rel=1e-4)
     assert two[0]["loss"] == pytest.approx(one[0]["loss"], rel=1e-6)
+    scores = [
+        [row["score"] for row in read_rows(tmp_path / run / "metrics.jsonl") if "score" in row]
+        for run in ("one", "two")
+    ]
+    assert len(scores[0]) == 2
+    assert scores[1] == pytest.approx(scores[0])
 
 
 def test_a_damaged_checkpoint_falls_back_loudly_to_the_one_before(
