@@ -139,8 +139,8 @@ def _submit(session: Session, key: str, inputs: Iterator[np.ndarray]) -> None:
 
 
 def _laid_out(backbone: Backbone, device: torch.device) -> nn.Module:
-    """The network with channels last in memory on a GPU, where convolutions are faster so."""
+    """The network with channels last in memory where convolutions are faster so: not in time and space on a CPU."""
     network = backbone.load(device)
-    if device.type != "cuda":
-        return network
-    return network.to(memory_format=torch.channels_last if backbone.clip_length is None else torch.channels_last_3d)
+    if backbone.clip_length is None:
+        return network.to(memory_format=torch.channels_last)
+    return network.to(memory_format=torch.channels_last_3d) if device.type == "cuda" else network

@@ -6,6 +6,7 @@ import torchvision
 from torch import nn
 
 from pipeline.backbones.base import Backbone, Normalize, Normalized
+from pipeline.backbones.folding import fold_batch_norms
 from pipeline.backbones.weights import fetch_weights, filled
 from pipeline.media.decode import FrameFormat
 
@@ -29,4 +30,4 @@ def _build() -> nn.Module:
     weights = fetch_weights("resnet152", URL, check_hash=True)
     network = filled("resnet152", torchvision.models.resnet152, weights)
     network.fc = nn.Identity()
-    return Normalized(network, Normalize(IMAGENET_MEAN, IMAGENET_STD))
+    return Normalized(fold_batch_norms(network.eval()), Normalize(IMAGENET_MEAN, IMAGENET_STD))

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from pipeline.backbones.base import Backbone, Normalize, Normalized
+from pipeline.backbones.folding import fold_batch_norms
 from pipeline.backbones.weights import fetch_weights, filled
 from pipeline.media.decode import FrameFormat
 
@@ -93,4 +94,4 @@ def resnext101_3d() -> Backbone:
 def _build() -> nn.Module:
     network = filled("resnext101_3d", ResNeXt3D, fetch_weights("resnext101_3d", URL))
     # the published network takes pixels from 0 to 255 with the mean removed
-    return Normalized(network, Normalize(KINETICS_MEAN, (1 / 255, 1 / 255, 1 / 255)))
+    return Normalized(fold_batch_norms(network.eval()), Normalize(KINETICS_MEAN, (1 / 255, 1 / 255, 1 / 255)))

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from pipeline.backbones.base import Backbone, Normalize, Normalized
+from pipeline.backbones.folding import fold_batch_norms
 from pipeline.backbones.weights import fetch_weights, filled
 from pipeline.media.decode import FrameFormat
 
@@ -166,4 +167,4 @@ def s3d_howto100m() -> Backbone:
 def _build() -> nn.Module:
     network = filled("s3d_howto100m", S3D, fetch_weights("s3d_howto100m", URL))
     del network.text_module, network.fc
-    return Normalized(network, Normalize((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
+    return Normalized(fold_batch_norms(network.eval()), Normalize((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
