@@ -19,6 +19,7 @@ from rich.table import Table
 from pipeline.cli import console, progress_bar, run_verb, verb_parser
 from pipeline.config import Recipe
 from pipeline.errors import InputError
+from pipeline.training.arguments import add_model_arguments
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,11 +40,7 @@ _MEANING = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the verb."""
     parser = verb_parser(__doc__)
-    parser.add_argument("--run", type=Path, required=True, help="folder of the run, runs/<name>")
-    parser.add_argument("--shards", type=Path, required=True, help="folder of shards with the videos")
-    parser.add_argument("--recipe", help="settings of a model that was not trained here; default: those of the run")
-    parser.add_argument("--split", help="the videos' split; default: all videos")
-    parser.add_argument("--checkpoint", type=Path, help="default: the run's best checkpoint, else its last")
+    add_model_arguments(parser, split="all videos")
     arguments, overrides = parser.parse_known_args(argv)
 
     from pipeline.shards.reader import ShardSet

@@ -23,6 +23,7 @@ from rich.table import Table
 from pipeline.cli import console, progress_bar, run_verb, verb_parser
 from pipeline.config import Recipe
 from pipeline.errors import InputError
+from pipeline.training.arguments import add_model_arguments
 
 if TYPE_CHECKING:
     from pipeline.benchmarks.embeddings import ClipEmbeddings
@@ -33,11 +34,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the verb."""
     parser = verb_parser(__doc__)
-    parser.add_argument("--run", type=Path, required=True, help="folder of the run, runs/<name>")
-    parser.add_argument("--shards", type=Path, required=True, help="folder of shards with the clips to retrieve")
-    parser.add_argument("--recipe", help="settings of a model that was not trained here; default: those of the run")
-    parser.add_argument("--split", help="the videos' split; default: the recipe's evaluate.split")
-    parser.add_argument("--checkpoint", type=Path, help="default: the run's best checkpoint, else its last")
+    add_model_arguments(parser, split="the recipe's evaluate.split")
     parser.add_argument("--total", type=int, help="clips of the full test set: those missing here count as misses")
     parser.add_argument("--out", type=Path, help="default: metrics.json in the run's folder")
     arguments, overrides = parser.parse_known_args(argv)
