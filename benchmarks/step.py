@@ -239,17 +239,18 @@ def length(vectors: Iterable[Tensor]) -> float:
     return float(torch.stack([vector.norm().double() for vector in vectors]).norm())
 
 
+def now(device: str) -> float:
+    """Seconds, once the device is done; with a single thread the processor's, which other programs don't lengthen."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.process_time() if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter()
+
+
 def time_step(step: Callable[[Batch], object], batch: Batch, device: str) -> float:
-    """Seconds of one step; with a single thread those of the processor, which other programs don't lengthen."""
-    alone = device == "cpu" and torch.get_num_threads() == 1
-    clock = time.process_time if alone else time.perf_counter
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = clock()
+    """Seconds of one step."""
+    start = now(device)
     step(batch)
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return clock() - start
+    return now(device) - start
 
 
 def peak_memory(step: Callable[[Batch], object], batch: Batch, device: str) -> int | None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
-from step import published_davenet, published_projection
+from step import now, published_davenet, published_projection
 from torch import Tensor
 
 from pipeline.config import LossSettings, ModelSettings
@@ -97,9 +96,9 @@ def published_loss(
         target = torch.arange(len(similarity)).to(similarity.device)
         total = total + F.nll_loss(F.log_softmax(similarity, dim=1), target)
         total = total + F.nll_loss(F.log_softmax(similarity.T, dim=1), target)
-    start = clock(video.device.type)
+    start = now(video.device.type)
     labels = clustering((sum(embeddings.values()) / 3).detach())
-    clustered = clock(video.device.type) - start
+    clustered = now(video.device.type) - start
     for embedding in embeddings.values():
         scores = embedding @ clustering.centroids.T
         own = torch.zeros_like(scores)
@@ -118,19 +117,13 @@ def our_loss(model: MCN, batch: Batch, loss: MultimodalLoss) -> tuple[Tensor, fl
     device = batch["video"].device.type
     spent = []
     handles = [
-        loss.clustering.register_forward_pre_hook(lambda *_: spent.append(-clock(device))),
-        loss.clustering.register_forward_hook(lambda *_: spent.append(clock(device))),
+        loss.clustering.register_forward_pre_hook(lambda *_: spent.append(-now(device))),
+        loss.clustering.register_forward_hook(lambda *_: spent.append(now(device))),
     ]
     total, _ = loss(model(batch))
     for handle in handles:
         handle.remove()
     return total, sum(spent)
-
-
-def clock(device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def make_batches(settings: ModelSettings, videos: int, count: int, device: str) -> list[dict[str, Tensor]]:
@@ -192,10 +185,10 @@ def main() -> None:
         totals = []
         for name, way in ways.items():
             model.zero_grad(set_to_none=True)
-            start = clock(arguments.device)
+            start = now(arguments.device)
             total, spent = way(batches[step % len(batches)])
             total.backward()
-            seconds[name] += clock(arguments.device) - start
+            seconds[name] += now(arguments.device) - start
             clustered[name] += spent
             totals.append(float(total.detach()))
         worst = max(worst, abs(totals[0] - totals[1]) / abs(totals[0]))
