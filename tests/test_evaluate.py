@@ -10,7 +10,7 @@ from pipeline import evaluate, train
 from pipeline.benchmarks.embeddings import DIRECTIONS
 from pipeline.errors import InputError
 from pipeline.training.checkpoint import read_checkpoint
-from tests.tiny_run import write_recipe, write_tiny_shards
+from tests.tiny_run import MCN, write_recipe, write_tiny_shards
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +112,21 @@ def test_a_page_shows_figures_and_examples(folder: Path) -> None:
     for shown in ("t → va", "v+a → t", "chance", "4 missing", "test-0/0", "what came first"):
         assert shown in page
     assert "http" not in page.replace("http://www.w3.org", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "directions"),
+    [
+        ("avlnet", {"v2a", "a2v"}),
+        ("avlnet_text_fused", {"v2ta", "ta2v"}),
+        ("mcn", {"t2v", "v2t", "t2a", "a2t", "v2a", "a2v", "t2v+a", "v+a2t", "v2t+a", "t+a2v", "a2t+v", "t+v2a"}),
+    ],
+)
+def test_models_without_some_embeddings(folder: Path, tmp_path: Path, name: str, directions: set[str]) -> None:
+    model = {**MCN["model"], "name": name, "reconstruction_dim": None}
+    recipe = str(write_recipe(tmp_path, **{**MCN, "model": model, "loss": {"name": "mcn", "clusters": 0}}))
+    arguments = ["--shards", str(folder / "shards"), "--run", str(tmp_path / "run")]
+    train.main(["--recipe", recipe, *arguments, "--train.steps", "1", "--train.evaluate_every", "1"])
+    evaluate.main(arguments)
+    assert set(json.loads((tmp_path / "run" / "metrics.json").read_text())["retrieval"]) == directions
+    assert (tmp_path / "run" / "retrieval.html").exists()
