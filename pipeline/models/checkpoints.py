@@ -86,16 +86,16 @@ def published_config(checkpoint: Any, path: Path | None) -> dict[str, Any]:
         InputError: the file beside it is not valid YAML.
     """
     beside = path.parent / "config.yaml" if path is not None else None
-    config: Any = None
+    configs: list[Any] = [checkpoint.get("config")] if isinstance(checkpoint, Mapping) else []
     if beside is not None and beside.is_file():
         try:
-            config = yaml.safe_load(beside.read_text())
+            configs.insert(0, yaml.safe_load(beside.read_text()))
         except yaml.YAMLError as error:
             raise InputError(f"{beside}: not valid YAML: {' '.join(str(error).split())}") from None
-    elif isinstance(checkpoint, Mapping):
-        config = checkpoint.get("config")
-    arch = config.get("arch") if isinstance(config, Mapping) else None
-    return dict(arch) if isinstance(arch, Mapping) else {}
+    for config in configs:
+        if isinstance(config, Mapping) and isinstance(config.get("arch"), Mapping):
+            return dict(config["arch"])
+    return {}
 
 
 class _StandIn:

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import math
 import re
+import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,11 @@ from pipeline.models.davenet import BLOCKS
 from pipeline.models.mft_program import PROGRAM_NAMES, arch_of_settings, from_program, settings_of_arch
 
 _SETTINGS = tuple(setting.name for setting in dataclasses.fields(ModelSettings))
+_CHOICES = {
+    name: typing.get_args(kind)
+    for name, kind in typing.get_type_hints(ModelSettings).items()
+    if typing.get_origin(kind) is typing.Literal
+}
 
 
 def load_published(source: str | Path | Mapping[str, Tensor], **hyperparameters: Any) -> Network:
@@ -81,6 +87,9 @@ def _settings(
         raise InputError(f"{where}: weights of no known network (neither fusion.masking_token nor DAVEnet.conv1)")
     told |= {name: value for name, value in keywords.items() if name in _SETTINGS}
     for name, value in told.items():
+        choices = _CHOICES.get(name)
+        if choices is not None and value not in choices:
+            raise InputError(f"{where}: {name} cannot be {value!r}; it is one of {', '.join(choices)}")
         if name in read and read[name] != value:
             raise InputError(f"{where}: {name} is said to be {value}, but the weights have {read[name]}")
     if read.get("depth") and "heads" not in told:

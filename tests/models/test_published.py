@@ -109,6 +109,12 @@ def test_settings_inside_the_file_serve_where_none_are_beside_it(tmp_path):
     assert load_published(tmp_path / "latest_model.pth").settings.heads == 2
 
 
+def test_settings_of_something_else_beside_the_file_do_not_hide_those_in_it(tmp_path):
+    save_published(build_model(ModelSettings(**TINY)), tmp_path / "latest_model.pth")
+    (tmp_path / "config.yaml").write_text("name: demo\n")
+    assert load_published(tmp_path / "latest_model.pth").settings.heads == 2
+
+
 def test_what_nobody_tells_is_asked_for():
     weights = build_model(ModelSettings(**TINY)).state_dict()
     with pytest.raises(InputError, match="give heads="):
@@ -121,6 +127,8 @@ def test_contradictions_and_strange_weights_are_named(tmp_path):
     weights = build_model(ModelSettings(**TINY)).state_dict()
     with pytest.raises(InputError, match="depth is said to be 2, but the weights have 1"):
         load_published(weights, heads=2, depth=2)
+    with pytest.raises(InputError, match="audio_pooling cannot be 'maxpool'; it is one of none, clip"):
+        load_published(weights, heads=2, audio_pooling="maxpool")
     with pytest.raises(InputError, match=r"has no fusion\.norm\.bias"):
         load_published({name: value for name, value in weights.items() if name != "fusion.norm.bias"}, heads=2)
     with pytest.raises(InputError, match="classifier"):
