@@ -154,3 +154,16 @@ def test_more_tokens_than_positions_are_refused():
     model = _model(positions=True, max_video_tokens=4, max_text_tokens=6, max_audio_tokens=6)
     with pytest.raises(InputError, match="7 text tokens"):
         _eval(model, _batch())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+def test_the_network_is_one_graph_to_the_compiler(monkeypatch):
+    monkeypatch.setattr(rows, "LEAST_DIM", 0)
+    model, batch = _model(depth=2), _batch()
+    expected = _eval(model, batch)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        outputs = compiled(batch)
+    for name, value in expected.items():
+        torch.testing.assert_close(outputs[name], value)
