@@ -10,9 +10,10 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.progress import Progress
@@ -26,6 +27,7 @@ from pipeline.datasets.jsonfile import LargeObject
 from pipeline.datasets.lsmdc import read_lsmdc
 from pipeline.datasets.mining_youtube import read_mining_youtube
 from pipeline.datasets.msrvtt import read_msrvtt
+from pipeline.datasets.picklefile import pickle_to_json
 from pipeline.datasets.subset import Subset
 from pipeline.datasets.table import Manifest, ManifestSummary, Refused, write_manifest
 from pipeline.datasets.youcook2 import read_youcook2
@@ -64,7 +66,7 @@ def _add_datasets(datasets: Any) -> None:
     """One command for each dataset, with the files that its authors publish."""
     howto100m = datasets.add_parser("howto100m", help="HowTo100M_v1.csv, with caption.json")
     howto100m.add_argument("--csv", type=Path, required=True, help="HowTo100M_v1.csv")
-    howto100m.add_argument("--captions", type=Path, help="caption.json or raw_caption.json")
+    howto100m.add_argument("--captions", type=Path, help="caption.json, raw_caption.json or caption.pickle")
     howto100m.set_defaults(read=_read_howto100m)
     youcook2 = datasets.add_parser("youcook2", help="youcookii_annotations_trainval.json")
     youcook2.add_argument("annotations", type=Path)
@@ -125,14 +127,22 @@ def _subset(arguments: argparse.Namespace) -> Subset:
 
 
 def _read_howto100m(arguments: argparse.Namespace, stack: ExitStack, progress: Progress) -> Iterator[Video]:
-    captions = None
-    if arguments.captions is not None:
-        size = arguments.captions.stat().st_size if arguments.captions.is_file() else None
-        bar = progress.add_task("captions (MB)", total=size and size / 1e6)
-        captions = stack.enter_context(
-            LargeObject(arguments.captions, lambda done: progress.update(bar, completed=done / 1e6))
-        )
+    path: Path | None = arguments.captions
+    if path is None:
+        return read_howto100m(arguments.csv)
+    if path.suffix in (".pickle", ".pkl"):
+        folder = stack.enter_context(TemporaryDirectory(prefix="captions", dir=_out(arguments).parent))
+        path = Path(folder) / "captions.json"
+        pickle_to_json(arguments.captions, path, _megabytes(progress, "pickle (MB)", arguments.captions))
+    captions = stack.enter_context(LargeObject(path, _megabytes(progress, "captions (MB)", path)))
     return read_howto100m(arguments.csv, captions)
+
+
+def _megabytes(progress: Progress, name: str, path: Path) -> Callable[[int], None]:
+    """A bar for a file that is read."""
+    size = path.stat().st_size / 1e6 if path.is_file() else None
+    bar = progress.add_task(name, total=size)
+    return lambda done: progress.update(bar, completed=done / 1e6)
 
 
 def _read_lsmdc(arguments: argparse.Namespace, *_: object) -> Iterator[Video]:
@@ -149,8 +159,8 @@ def _read_manifests(arguments: argparse.Namespace, *_: object) -> Iterator[Video
 
 
 def _build(arguments: argparse.Namespace) -> None:
-    source = arguments.file.stem if arguments.dataset == "table" else arguments.dataset
-    out = arguments.out or Path("manifests") / f"{source}.parquet"
+    out = _out(arguments)
+    out.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack, progress_bar() as progress:
         videos = _subset(arguments).of(arguments.read(arguments, stack, progress))
         bar = progress.add_task("videos", total=None)
@@ -165,6 +175,11 @@ def _build(arguments: argparse.Namespace) -> None:
     for what, refused in (("duplicate", summary.duplicates), ("malformed", summary.malformed)):
         if refused.count:
             console.print(f"  left out {_refused_line(what, refused)}", soft_wrap=True, markup=False)
+
+
+def _out(arguments: argparse.Namespace) -> Path:
+    source = arguments.file.stem if arguments.dataset == "table" else arguments.dataset
+    return Path(arguments.out or Path("manifests") / f"{source}.parquet")
 
 
 def _closing_line(summary: ManifestSummary) -> str:

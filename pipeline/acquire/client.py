@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import os
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from pipeline.acquire.layout import (
     video_path,
 )
 from pipeline.acquire.ledger import LedgerRow
+from pipeline.acquire.locks import only_one
 from pipeline.acquire.pacing import COMPLAINTS, Pacer, SourceClosed
 from pipeline.acquire.reasons import RETRIED_AT_ONCE, Failure, classify, is_temporary
 from pipeline.acquire.session import STAGE
@@ -90,8 +89,8 @@ class Downloader:
         self._transfer.fetched = 0
         end = _End(0)
         outcome = "done"
-        with _locked(lock_path(self._folder, video.video_id)) as mine:
-            if not mine:
+        with only_one(lock_path(self._folder, video.video_id), keep=False) as mine:
+            if not mine:  # for instance a worker of a run that was killed a moment ago
                 end = _End(0, Failure("unknown", "another process is fetching it"))
             elif find_video(self._folder, video.video_id) is None:
                 try:
@@ -253,20 +252,3 @@ class _Known:
     def __init__(self) -> None:
         self.information: Information | None = None
         self.from_scratch = False
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[bool]:
-    """Whether this is the only process that fetches the video, for instance not beside a worker of a killed run."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            with suppress(FileNotFoundError):
-                path.unlink()

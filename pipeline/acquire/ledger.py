@@ -5,13 +5,11 @@ Only a verb's driver writes. Each part is written beside and renamed, so that a 
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.acquire.locks import only_one
 from pipeline.errors import InputError
 
 SCHEMA = pa.schema(
@@ -142,22 +141,10 @@ class Ledger:
 
     def _merge(self) -> None:
         """Makes one part of many. Killed in between, rows stand twice, which changes nothing."""
-        with _only_one(self.folder / ".merging") as mine:
+        with only_one(self.folder / ".merging") as mine:
             if not mine:
                 return
             parts = self._parts()
             self._write(pa.concat_tables([pq.read_table(path, schema=SCHEMA) for path in parts]))
             for path in parts:
                 path.unlink()
-
-
-@contextmanager
-def _only_one(path: Path) -> Iterator[bool]:
-    """Whether this process is the only one between the lines."""
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True

@@ -93,6 +93,8 @@ class Sources:
     """
 
     def __init__(self, settings: DownloadSettings) -> None:
+        if settings.proxy and urlsplit(settings.proxy).password:
+            raise InputError("a proxy's password is seen by all in a setting: put the proxy into HTTPS_PROXY instead")
         self._first = [_checked(source) for source in settings.sources]
         self._template = None if settings.template is None else _checked(settings.template)
         if not self._first and self._template is None:

@@ -40,6 +40,7 @@ def test_where_a_video_is_looked_for(tmp_path):
         ({"sources": ["http://user:secret@h/{video_id}"]}, "a password in a URL is seen by all"),
         ({"sources": ["no/such/folder"]}, "there is no folder no/such/folder"),
         ({"template": None}, "nowhere to look"),
+        ({"proxy": "http://user:secret@proxy:8080"}, "put the proxy into HTTPS_PROXY"),
     ],
 )
 def test_sources_that_cannot_work_are_said_at_once(settings, message):
