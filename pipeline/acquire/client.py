@@ -92,7 +92,7 @@ class Downloader:
         with only_one(lock_path(self._folder, video.video_id), keep=False) as mine:
             if not mine:  # for instance a worker of a run that was killed a moment ago
                 end = _End(0, Failure("unknown", "another process is fetching it"))
-            elif find_video(self._folder, video.video_id) is None:
+            elif find_video(self._folder, video.video_id) is None and not self._take_unchecked(video):
                 try:
                     end = self._ask_sources(video, with_captions)
                 except SourceClosed as closed:
@@ -109,6 +109,19 @@ class Downloader:
             self._transfer.fetched,
             time.monotonic() - started,
         )
+
+    def _take_unchecked(self, video: Video) -> bool:
+        """Accepts a file that came whole, but whose check a kill prevented."""
+        for ending in MEDIA_ENDINGS:
+            incoming = incoming_path(self._folder, video.video_id, ending)
+            if incoming.is_file():
+                try:
+                    self._check(incoming, None)
+                except Refused:
+                    continue
+                self._accept(video, incoming)
+                return True
+        return False
 
     def _ask_sources(self, video: Video, with_captions: bool) -> _End:
         """Asks one source after the other, as long as they say that they have not got the video."""
@@ -185,15 +198,16 @@ class Downloader:
         if found is None:
             raise Refused(Failure("not_found", f"no file of it in {place.source}"))
         incoming = incoming_path(self._folder, video.video_id, found.suffix.lstrip(".").lower())
+        part = incoming.with_name(f"{incoming.name}.part")
         try:
-            incoming.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
             try:
-                os.link(found, incoming)
+                os.link(found, part)
             except OSError:
-                shutil.copyfile(found, incoming)
+                shutil.copyfile(found, part)
+            return part.replace(incoming)
         except OSError as error:
             raise Refused(classify(error)) from None
-        return incoming
 
     def _check(self, incoming: Path, announced: int | None) -> None:
         failure = check_video(incoming, announced)
@@ -218,7 +232,10 @@ class Downloader:
         if chosen is None:
             return f"no subtitles in {language}"
         beside = incoming_path(self._folder, video.video_id, f"{chosen.language}.{chosen.ending}")
-        since, failure = self._pacer.enter(place.source), None
+        try:
+            since, failure = self._pacer.enter(place.source), None
+        except SourceClosed as closed:
+            return f"no subtitles: {closed}"
         try:
             beside.write_bytes(self._site.read(chosen.url, LARGEST_CAPTIONS))
             read_captions(beside)

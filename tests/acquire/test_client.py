@@ -140,6 +140,19 @@ def test_a_whole_part_file_whose_rename_was_prevented_is_taken(fetch, tmp_path, 
     assert find_video(tmp_path / "videos", "a0").read_bytes() == video_file.read_bytes()
 
 
+def test_a_file_that_came_whole_but_was_not_checked_is_checked(fetch, tmp_path, video_file):
+    unchecked = lock_path(tmp_path / "videos", "a0").with_name(".a0~.mp4")
+    unchecked.parent.mkdir(parents=True)
+    unchecked.write_bytes(video_file.read_bytes())
+    row, mirror, _ = fetch()
+    assert row.outcome == "done" and not mirror.requests and files(tmp_path) == ["a0.mp4"]
+    unchecked.with_name("a0.mp4").unlink()
+    unchecked.write_bytes(b"damaged")
+    row, mirror, _ = fetch()
+    assert row.outcome == "done" and mirror.requests["a0.mp4"] == 1 and files(tmp_path) == ["a0.mp4"]
+    assert find_video(tmp_path / "videos", "a0").read_bytes() == video_file.read_bytes()
+
+
 def test_a_part_of_another_file_is_dropped_and_the_file_fetched_once_more_whole(fetch, tmp_path, video_file):
     part = lock_path(tmp_path / "videos", "a0").with_name(".a0~.mp4.part")
     part.parent.mkdir(parents=True)
