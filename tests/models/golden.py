@@ -56,7 +56,7 @@ def published_keys(case: str) -> list[tuple[str, list[int]]]:
     return keys
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _filled(case: str) -> dict[str, Any]:
     values: dict[str, Any] = _fill().fill(published_keys(case), _SEEDS[case])
     return values
@@ -66,9 +66,13 @@ def published_weights(case: str) -> dict[str, Tensor]:
     return {name: torch.tensor(value) for name, value in _filled(case).items()}
 
 
-def with_published_weights(case: str) -> nn.Module:
+def without_weights(case: str) -> nn.Module:
     with torch.device("meta"):
-        model = build_model((MFT_CASES | MCN_CASES)[case])
+        return build_model((MFT_CASES | MCN_CASES)[case])
+
+
+def with_published_weights(case: str) -> nn.Module:
+    model = without_weights(case)
     model.load_state_dict(published_weights(case), strict=True, assign=True)
     return model
 
