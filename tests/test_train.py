@@ -146,12 +146,12 @@ def test_a_damaged_checkpoint_falls_back_loudly_to_the_one_before(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "send", "workers"),
-    [(signal.SIGTERM, os.kill, 0), (signal.SIGINT, os.killpg, 2), (signal.SIGKILL, os.kill, 2)],
+    [(signal.SIGTERM, os.killpg, 2), (signal.SIGINT, os.killpg, 2), (signal.SIGKILL, os.kill, 2)],
 )
 def test_signals_to_a_real_process(
     folder: Path, undisturbed: list[dict], tmp_path: Path, number: int, send: Callable[[int, int], None], workers: int
 ) -> None:
-    """Ctrl-C reaches the loader's processes too."""
+    """Ctrl-C, and a scheduler's SIGTERM, reach the loader's processes too."""
     changed = command(folder, tmp_path, "--train.workers", str(workers))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(

@@ -89,6 +89,10 @@ class _Slots:
             torch.cuda.cudart().cudaHostUnregister(_address(self._memory))
 
 
+GRACE_SECONDS = 20
+"""What a process goes on for after a SIGTERM."""
+
+
 class WorkerPool:
     """Answers requests in their order, by ``workers`` processes in turn."""
 
@@ -159,8 +163,9 @@ class WorkerPool:
 
 def _serve(work: Work, slots: _Slots, connection: Connection, parent: int) -> None:
     """What a worker does until it is told to stop, or its parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Ctrl-C and a scheduler's SIGTERM reach the whole group: the parent handles them, and still needs its next batch
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE_SECONDS))
     torch.set_num_threads(1)
     while True:
         while not connection.poll(_ORPHAN_SECONDS):

@@ -14,6 +14,7 @@ import torch
 
 from pipeline.config import ClipSettings
 from pipeline.errors import InputError
+from pipeline.shards import pool
 from pipeline.shards.loader import TrainingLoader
 from pipeline.shards.reader import ShardSet
 from tests.shards.samples import make_sample, write_shards
@@ -82,15 +83,21 @@ def test_a_process_that_dies_is_said(shards):
     used.close()
 
 
-def test_a_handler_of_the_parent_does_not_keep_the_processes(shards):
+def test_after_sigterm_the_processes_still_give_batches_and_then_end(shards, monkeypatch):
+    """A handler of the parent, which the processes inherit, does not keep them."""
+    monkeypatch.setattr(pool, "GRACE_SECONDS", 2)
     before = signal.signal(signal.SIGTERM, lambda number, frame: None)
     try:
         used = loader(shards)
-        next(iter(used))
-        for process in multiprocessing.active_children():
+        stream = iter(used)
+        next(stream)
+        processes = multiprocessing.active_children()
+        for process in processes:
             process.terminate()
+        next(stream)
+        for process in processes:
             process.join(30)
-            assert process.exitcode == -signal.SIGTERM
+            assert process.exitcode == -signal.SIGALRM
         used.close()
     finally:
         signal.signal(signal.SIGTERM, before)
