@@ -128,7 +128,9 @@ def test_every_parameter_that_is_to_be_trained_has_a_gradient(options):
     assert not without
 
 
-def test_mixed_precision_stays_near_full_precision():
+@pytest.mark.parametrize("least_dim", [0, 512])
+def test_mixed_precision_stays_near_full_precision(least_dim, monkeypatch):
+    monkeypatch.setattr(rows, "LEAST_DIM", least_dim)
     model, batch = _model(depth=2), _batch()
     full = _eval(model, batch)
     with torch.autocast("cpu", dtype=torch.bfloat16):
