@@ -165,6 +165,7 @@ def _serve(work: Work, slots: _Slots, connection: Connection, parent: int) -> No
     """What a worker does until it is told to stop, or its parent is gone."""
     # Ctrl-C and a scheduler's SIGTERM reach the whole group: the parent handles them, and still needs its next batch
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE_SECONDS))
     torch.set_num_threads(1)
     while True:
