@@ -24,13 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from extraction import SIZES, SOURCE, published_whole, put_random_weights, run_ffmpeg, video
+from extraction import SIZES, SOURCE, published_networks, published_whole, put_random_weights, run_ffmpeg, video
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from pipeline.backbones.extractor import GPU_BATCH, FeatureExtractor
-from pipeline.backbones.registry import get_backbone
 from pipeline.config import ExtractSettings
 
 console = Console()
@@ -128,9 +127,9 @@ def measure_size(name: str, arguments: argparse.Namespace, extractor: FeatureExt
     extractor.extract(paths[0])  # warm
     with gpu_utilisation() as utilisation:
         whole = elapsed(lambda: in_parallel(extractor.extract, paths, arguments.threads))
-    published_networks = {key: backbone.load(extractor.device) for key, backbone in extractor.backbones.items()}
+    networks_apart = {key: network.to(extractor.device) for key, network in published_networks().items()}
     few = paths[: max(1, len(paths) // 4)]
-    published = elapsed(lambda: [published_whole(path, published_networks, extractor.device) for path in few])
+    published = elapsed(lambda: [published_whole(path, networks_apart, extractor.device) for path in few])
     rates = {
         "bare decode, all cores": seconds / decode,
         "bare networks": networks,
@@ -174,17 +173,13 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=4 * cores())
     parser.add_argument("--threads", type=int, default=cores(), help="videos at once")
     parser.add_argument("--rounds", type=int, default=10, help="batches of the bare networks")
-    parser.add_argument("--video-2d", default="resnet152", help="frame backbone")
-    parser.add_argument("--video-3d", default="resnext101_3d", help="clip backbone")
     parser.add_argument("--json", type=Path, help="where the numbers are written")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         arguments.folder = Path(temporary)
         os.environ["TORCH_HOME"] = temporary
-        if not (get_backbone(arguments.video_2d).seeded and get_backbone(arguments.video_3d).seeded):
-            put_random_weights()
-        settings = ExtractSettings(video_2d=arguments.video_2d, video_3d=arguments.video_3d)
-        extractor = FeatureExtractor(settings, arguments.device)
+        put_random_weights()
+        extractor = FeatureExtractor(ExtractSettings(), arguments.device)
         results = {name: measure_size(name, arguments, extractor) for name in arguments.sizes}
     report(results)
     device = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else "CPU"
