@@ -4,9 +4,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from pipeline.config import ExtractSettings
-from pipeline.extract import Job, Worker
+from pipeline.errors import InputError
+from pipeline.extract import Job, Worker, main
 from pipeline.shards.reader import ShardSet
 from pipeline.text.words import WordVectors
 from pipeline.types import Caption, Video
@@ -41,3 +43,19 @@ def test_several_videos_at_once_give_what_they_give_one_by_one(tmp_path: Path) -
     assert together == extract_all(tmp_path / "alone", jobs, threads=1)
     assert set(together) == {job.video.video_id for job in jobs[:-1]}
     assert all(set(arrays) == {"2d", "3d", "audio", "text"} for arrays in together.values())
+
+
+def test_inspect_shows_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    clip = make(tmp_path / "v.mp4", *pictures(2), *tone(2), *H264)
+    main(["--inspect", str(clip), "--recipe", "demo"])
+    said = capsys.readouterr().err
+    assert "160 x 120" in said and "2 x 128" in said and "v.inspect.png" in said
+    assert (tmp_path / "v.inspect.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "page.mp4").write_text("<html>")
+    with pytest.raises(InputError, match=r"page\.mp4"):
+        main(["--inspect", str(tmp_path / "page.mp4"), "--recipe", "demo"])
+    with pytest.raises(SystemExit):
+        main(["--recipe", "demo"])
