@@ -52,6 +52,8 @@ class Downloader:
         pacer: shared by the downloaders of a node; None: its own.
         credentials: of ``settings.auth_host``.
         sleep: waits between tries; another one in tests.
+        lock_wait: seconds in which another process that fetches the video may end: the workers of a driver that was
+            killed live on for a moment.
 
     Raises:
         InputError: the settings cannot work for any video.
@@ -64,8 +66,10 @@ class Downloader:
         pacer: Pacer | None = None,
         credentials: Credentials | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        lock_wait: float = 15.0,
     ) -> None:
         self._settings, self._folder, self._sleep = settings, Path(folder), sleep
+        self._lock_wait = lock_wait
         self._sources = Sources(settings)
         self._pacer = pacer if pacer is not None else Pacer(settings, sleep=sleep)
         self._transfer = Transfer(settings, self._pacer.take)
@@ -89,8 +93,8 @@ class Downloader:
         self._transfer.fetched = 0
         end = _End(0)
         outcome = "done"
-        with only_one(lock_path(self._folder, video.video_id), keep=False) as mine:
-            if not mine:  # for instance a worker of a run that was killed a moment ago
+        with only_one(lock_path(self._folder, video.video_id), keep=False, wait=self._lock_wait) as mine:
+            if not mine:
                 end = _End(0, Failure("unknown", "another process is fetching it"))
             elif find_video(self._folder, video.video_id) is None and not self._take_unchecked(video):
                 try:

@@ -37,20 +37,35 @@ def find_video(folder: Path | str, video_id: str) -> Path | None:
 
 def find_captions(folder: Path | str, video_id: str) -> Path | None:
     """A video's captions (``<video_id>.<lang>.json3`` or ``.vtt``), None where there are none."""
-    beside = video_folder(folder, video_id)
-    for ending in CAPTION_ENDINGS:
-        # The language is between two dots, and an id may hold dots too: one more part than the id has.
-        paths = (
-            path for path in beside.glob(f"{video_id}.*.{ending}") if path.name.count(".") == video_id.count(".") + 2
-        )
-        if found := min(paths, default=None):
-            return found
-    return None
+    return next((path for ending in CAPTION_ENDINGS for path in _captions(folder, video_id, ending)), None)
 
 
 def unfinished_files(folder: Path | str, video_id: str) -> list[Path]:
     """What an interrupted download left: partial files and those not yet checked."""
     return sorted(video_folder(folder, video_id).glob(f"{_incoming_stem(video_id)}.*"))
+
+
+def files_of(folder: Path | str, video_id: str) -> list[Path]:
+    """All that is there of a video: its file, its captions, and what is coming in."""
+    media = [video_path(folder, video_id, ending) for ending in MEDIA_ENDINGS]
+    captions = [path for ending in CAPTION_ENDINGS for path in _captions(folder, video_id, ending)]
+    return [path for path in media if path.is_file()] + captions + unfinished_files(folder, video_id)
+
+
+def owner_of(name: str) -> str | None:
+    """The id of the video that a file belongs to by its name, None for a file of no video."""
+    stem, _, ending = name.rpartition(".")
+    if name.startswith("."):
+        return name[1:].partition("~")[0] if "~" in name else None
+    if ending in CAPTION_ENDINGS:
+        return stem.rpartition(".")[0] or None
+    return stem or None if ending in MEDIA_ENDINGS else None
+
+
+def _captions(folder: Path | str, video_id: str, ending: str) -> list[Path]:
+    # The language is between two dots, and an id may hold dots too: one more part than the id has.
+    found = video_folder(folder, video_id).glob(f"{video_id}.*.{ending}")
+    return sorted(path for path in found if path.name.count(".") == video_id.count(".") + 2)
 
 
 def _incoming_stem(video_id: str) -> str:

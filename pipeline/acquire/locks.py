@@ -4,38 +4,43 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 
 @contextmanager
-def only_one(path: Path, keep: bool = True) -> Iterator[bool]:
-    """Whether this is the only process between the lines; never waits, and a killed process holds nothing.
+def only_one(path: Path, keep: bool = True, wait: float = 0.0) -> Iterator[bool]:
+    """Whether this is the only process between the lines; a killed process holds nothing.
 
     Args:
         path: the file that is locked; made if need be.
         keep: whether the file stays; one for each of a million videos would be in the way.
+        wait: seconds in which another may finish.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    deadline = time.monotonic() + wait
+    while True:
+        with path.open("w") as lock:
+            if _take(lock, path):
+                try:
+                    yield True
+                finally:
+                    if not keep:
+                        path.unlink(missing_ok=True)
+                return
+        if time.monotonic() >= deadline:
             yield False
             return
-        if not _is_still(path, lock.fileno()):
-            yield False  # who held it has taken the file away
-            return
-        try:
-            yield True
-        finally:
-            if not keep:
-                path.unlink(missing_ok=True)
+        time.sleep(0.1)
 
 
-def _is_still(path: Path, descriptor: int) -> bool:
+def _take(lock: IO[str], path: Path) -> bool:
     try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # who held it may have taken the file away meanwhile
+        return os.path.samestat(path.stat(), os.fstat(lock.fileno()))
+    except (BlockingIOError, FileNotFoundError):
         return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -40,6 +40,7 @@ class Session:
         folder: the folder of all videos.
         retry: reasons of failures for good that are tried again all the same.
         limit: videos to ask for at most.
+        had: videos of the manifest that need not be fetched; None: those that the ledger calls done.
     """
 
     def __init__(
@@ -50,16 +51,19 @@ class Session:
         folder: Path,
         retry: Sequence[str] = (),
         limit: int | None = None,
+        had: Collection[str] | None = None,
     ) -> None:
         self._manifest, self._ledger, self._settings, self._folder = manifest, ledger, settings, folder
         rows = ledger.rows()
         latest = ledger.latest_of(rows, STAGE)
         finished = pc.equal(latest["outcome"], "done")
+        if had is not None:
+            finished = pc.is_in(latest["video_id"], value_set=pa.array(had, pa.string()))
         settled = [reason for reason in REASONS if not is_temporary(reason) and reason not in retry]
-        given_up = pc.is_in(latest["reason"], value_set=pa.array(settled, pa.string()))
-        self._skip = set(latest.filter(pc.or_(finished, given_up))["video_id"].to_pylist())
+        given_up = pc.and_not(pc.is_in(latest["reason"], value_set=pa.array(settled, pa.string())), finished)
+        self._skip = {*latest.filter(pc.or_(finished, given_up))["video_id"].to_pylist(), *(had or ())}
         listed = pc.is_in(latest["video_id"], value_set=manifest.table(["video_id"])["video_id"])
-        self.done_before = _count(pc.and_(finished, listed))
+        self.done_before = _count(pc.and_(finished, listed)) if had is None else len(had)
         self.failed_before = _count(pc.and_(given_up, listed))
         left = len(manifest) - self.done_before - self.failed_before
         self.total = left if limit is None else min(left, limit)

@@ -19,8 +19,8 @@ from pipeline.types import Video
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNT = 300
-DRIVER_KILLS = 5
-WORKER_KILLS = 25
+DRIVER_KILLS = 3
+WORKER_KILLS = 27
 
 # by number of the video modulo 25: how it fails, and the reason if that lasts
 SCHEDULE: dict[int, tuple[tuple[Fault, ...], str | None]] = {
@@ -107,7 +107,7 @@ def run_with_kills(manifest, mirror, kills):
         time.sleep(0.05)
         if driver.poll() is not None:
             return kills
-        if files_done(manifest) < seen + 5 and time.monotonic() < waited + 20:
+        if files_done(manifest) < seen + 3 and time.monotonic() < waited + 20:
             continue
         targets = [driver.pid] if kills[0] == "driver" else workers_of(driver.pid)
         if targets:

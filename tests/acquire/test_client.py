@@ -1,4 +1,5 @@
 import fcntl
+import threading
 
 import pytest
 
@@ -207,13 +208,20 @@ def test_a_name_with_signs_that_mean_something_to_yt_dlp_or_glob(tmp_path, corpu
     assert find_video(folder, "-a") is None
 
 
-def test_only_one_process_fetches_a_video(fetch, tmp_path):
+def test_only_one_process_fetches_a_video(tmp_path, corpus, quick):
     lock = lock_path(tmp_path / "videos", "a0")
     lock.parent.mkdir(parents=True)
-    with lock.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        row, mirror, _ = fetch()
-    assert (row.outcome, row.reason) == ("failed", "unknown") and not mirror.requests
+    with Mirror(corpus) as mirror:
+        quick.template = mirror.url + "/{video_id}.mp4"
+        with lock.open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            row = Downloader(quick, tmp_path / "videos", lock_wait=0.3).fetch(Video("a0"))
+            assert (row.outcome, row.reason) == ("failed", "unknown") and not mirror.requests
+            ending = threading.Timer(0.5, held.close)
+            ending.start()
+            row = Downloader(quick, tmp_path / "videos").fetch(Video("a0"))
+            ending.join()
+        assert row.outcome == "done"
 
 
 def test_a_server_that_is_not_there(tmp_path, quick):
