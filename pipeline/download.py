@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipeline.acquire.ledger import Ledger, LedgerRow
 from pipeline.acquire.pacing import NodeState, Pacer
-from pipeline.acquire.reasons import REASONS
+from pipeline.acquire.reasons import REASONS, classify
 from pipeline.acquire.session import STAGE, Job, Session
 from pipeline.acquire.sources import Credentials, Sources, find_credentials
 from pipeline.cli import console, parse_with_recipe, run_verb, verb_parser
@@ -164,8 +164,9 @@ def _as_row(outcome: Outcome[Job, LedgerRow]) -> LedgerRow:
         raise outcome.error
     if outcome.result is not None:
         return outcome.result
+    reason = classify(outcome.error).reason if isinstance(outcome.error, OSError) else "unknown"
     message = f"{type(outcome.error).__name__}: {outcome.error}"
-    return LedgerRow(outcome.item.video.video_id, STAGE, "failed", "unknown", message)
+    return LedgerRow(outcome.item.video.video_id, STAGE, "failed", reason, message)
 
 
 @contextmanager

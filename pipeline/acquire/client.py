@@ -156,6 +156,8 @@ class Downloader:
                 failure = None
             except Refused as refused:
                 failure, retry_after = refused.failure, refused.retry_after
+            except OSError as error:  # of this machine's disk: yt-dlp's own come as refused
+                failure = classify(error)
             self._pacer.report(place.source, failure.reason if failure else None, since, retry_after)
             if failure is None:
                 return _End(attempt, note=note)
@@ -210,8 +212,8 @@ class Downloader:
             except OSError:
                 shutil.copyfile(found, part)
             return part.replace(incoming)
-        except OSError as error:
-            raise Refused(classify(error)) from None
+        finally:
+            part.unlink(missing_ok=True)
 
     def _check(self, incoming: Path, announced: int | None) -> None:
         failure = check_video(incoming, announced)

@@ -89,14 +89,16 @@ class Site:
 
     def read(self, url: str, limit: int) -> bytes:
         """A small file, such as subtitles; raises :class:`Refused`."""
+        content = bytearray()
         try:
             with self._client.urlopen(url) as response:
-                content = bytes(response.read(limit + 1))
+                while len(content) <= limit and (piece := response.read(BLOCK)):
+                    content += piece
         except (YoutubeDLError, OSError) as error:
             raise self._refused(error) from None
         if len(content) > limit:
             raise Refused(Failure("too_large", f"more than {limit} bytes"))
-        return content
+        return bytes(content)
 
     def _ask(self, video: Video, url: str) -> Information | None:
         ending = PurePosixPath(urlsplit(url).path).suffix.lstrip(".").lower()

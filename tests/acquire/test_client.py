@@ -208,6 +208,14 @@ def test_a_name_with_signs_that_mean_something_to_yt_dlp_or_glob(tmp_path, corpu
     assert find_video(folder, "-a") is None
 
 
+def test_a_full_disk_is_no_fault_of_the_video(fetch, tmp_path):
+    part = lock_path(tmp_path / "videos", "a0").with_name(".a0~.mp4.part")
+    part.parent.mkdir(parents=True)
+    part.symlink_to("/dev/full")
+    row, mirror, _ = fetch()
+    assert (row.outcome, row.reason, mirror.requests["a0.mp4"]) == ("failed", "disk_full", 1)
+
+
 def test_only_one_process_fetches_a_video(tmp_path, corpus, quick):
     lock = lock_path(tmp_path / "videos", "a0")
     lock.parent.mkdir(parents=True)

@@ -208,6 +208,15 @@ def test_captions_come_with_the_video(tmp_path, page, quick):
         assert find_captions(tmp_path / "w", "a0") is None
 
 
+def test_long_captions_come_whole(tmp_path, page, quick):
+    cue = "00:{:02d}:{:02d}.000 --> 00:{:02d}:{:02d}.900\nstep {} {}\n\n"
+    cues = [cue.format(n // 60, n % 60, n // 60, n % 60, n, "and so on " * 40) for n in range(1000)]
+    (page / "a0.vtt").write_text("WEBVTT\n\n" + "".join(cues))
+    with Mirror(page) as mirror:
+        fetch(quick, tmp_path / "v", Video("a0", mirror.url + "/page"), with_captions=True)
+    assert find_captions(tmp_path / "v", "a0").read_bytes() == (page / "a0.vtt").read_bytes()
+
+
 @pytest.mark.parametrize("fault", [Fault("status", status=404), Fault("html"), Fault("status", status=429)])
 def test_captions_that_fail_never_cost_the_video(tmp_path, page, quick, fault):
     with Mirror(page, {"a0.vtt": fault}) as mirror:

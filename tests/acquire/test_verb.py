@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -147,3 +148,13 @@ def test_the_caps_of_a_day_and_of_the_disk(manifest, corpus, shared_ray, capsys,
         said = download(manifest, mirror, capsys, "--download.min_free_gigabytes", "1e9")
         assert "nothing done" in said[-2] and "GB free" in said[-1]
         assert mirror.requests.total() == 2
+
+
+def test_a_full_disk_ends_the_run_and_is_recorded(manifest, corpus, shared_ray, capsys):
+    folder = manifest.path.parent / "videos" / "a0"
+    folder.mkdir(parents=True)
+    (folder / ".a0~.mp4.part").symlink_to("/dev/full")
+    with Mirror(corpus) as mirror, pytest.raises(OSError) as caught:
+        download(manifest, mirror, capsys, "--download.concurrency", "1")
+    assert caught.value.errno == errno.ENOSPC
+    assert outcomes(manifest) == {"a0": "disk_full"}
