@@ -14,12 +14,20 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from pipeline.acquire.ledger import Ledger, LedgerRow
 from pipeline.acquire.pacing import NodeState, Pacer
@@ -68,6 +76,14 @@ class Fetcher:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the verb."""
     parser = verb_parser(__doc__, recipe="mft")
+    add_arguments(parser)
+    arguments, recipe = parse_with_recipe(parser, argv)
+    take_sources(arguments, recipe.download)
+    run(arguments, recipe)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to fetch, and from where."""
     parser.add_argument("manifest", type=Path, help="the list of videos, from python -m pipeline.manifest")
     parser.add_argument("--videos", type=Path, default=Path("videos"), help="folder for the videos; default: videos")
     parser.add_argument("--template", help="where videos are, with {video_id}; default: YouTube")
@@ -82,11 +98,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--retry", action="append", default=[], metavar="REASON", choices=REASONS, help="try such failures again"
     )
     parser.add_argument("--ray-address", help="a Ray cluster to run on; default: this machine")
-    arguments, recipe = parse_with_recipe(parser, argv)
+
+
+def take_sources(arguments: argparse.Namespace, settings: DownloadSettings) -> None:
+    """Puts the sources of the command line into the settings."""
     if arguments.template is not None:
-        recipe.download.template = arguments.template
-    recipe.download.sources = [*arguments.source, *recipe.download.sources]
-    run(arguments, recipe)
+        settings.template = arguments.template
+    settings.sources = [*arguments.source, *settings.sources]
 
 
 def run(arguments: argparse.Namespace, recipe: Recipe) -> None:
@@ -105,7 +123,7 @@ def run(arguments: argparse.Namespace, recipe: Recipe) -> None:
     # Batch systems end a job with SIGTERM; Ray has a handler of its own, which would lose the ledger's last rows.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        _fetch_all(session, settings, arguments.videos.resolve(), credentials)
+        fetch_all(session, session.jobs(), settings, arguments.videos.resolve(), credentials)
     finally:
         signal.signal(signal.SIGTERM, before)
         session.tally.flush()
@@ -118,7 +136,26 @@ def _say(session: Session) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
 
-def _fetch_all(session: Session, settings: DownloadSettings, folder: Path, credentials: Credentials | None) -> None:
+def fetch_all(
+    session: Session,
+    jobs: Iterable[Job | None],
+    settings: DownloadSettings,
+    folder: Path,
+    credentials: Credentials | None,
+    progress: Progress | None = None,
+    stop: threading.Event | None = None,
+) -> None:
+    """Fetches on all nodes, and hands each row to the session's tally; Ray has been started.
+
+    Args:
+        session: the run's.
+        jobs: what to fetch; None among them: nothing now, ask again.
+        settings: the recipe's section.
+        folder: the folder of all videos.
+        credentials: of ``settings.auth_host``.
+        progress: where it is shown; None: a display of its own.
+        stop: once it is set, what is nearly there is finished and nothing more begun.
+    """
     import ray
 
     from pipeline import ray_pool
@@ -137,12 +174,12 @@ def _fetch_all(session: Session, settings: DownloadSettings, folder: Path, crede
         return placed.remote(settings, folder, credentials)
 
     pool: ray_pool.ActorPool[Job, LedgerRow] = ray_pool.ActorPool(
-        create, len(nodes), "fetch", in_flight=settings.concurrency, item_id=lambda job: job.video.video_id
+        create, len(nodes), "fetch", in_flight=settings.concurrency, item_id=lambda job: job.video.video_id, stop=stop
     )
-    with pool, _progress() as progress, _watching(pool, progress, session):
-        bar = progress.task_ids[0]
+    display = stage_progress() if progress is None else nullcontext(progress)
+    with pool, display as shown, _watching(pool, shown, session) as bar:
         try:
-            for outcome in pool.run(session.jobs()):
+            for outcome in pool.run(jobs):
                 row = _as_row(outcome)
                 if row.outcome == "skipped":
                     # The node's source is of no use any more; other nodes, with other addresses, go on.
@@ -151,12 +188,20 @@ def _fetch_all(session: Session, settings: DownloadSettings, folder: Path, crede
                     session.stopped[nodes[outcome.slot].host] = row.message
                 else:
                     session.tally.record(row)
-                progress.update(bar, completed=session.tally.settled)
+                shown.update(bar, completed=session.tally.settled)
         except KeyboardInterrupt:
             console.print("finishing what is nearly there", style="dim")
-            for outcome in pool.drain(GRACE):
-                session.tally.record(_as_row(outcome))
+            _finish(pool, session)
             raise
+        _finish(pool, session)
+
+
+def _finish(pool: ActorPool[Job, LedgerRow], session: Session) -> None:
+    """Waits a little for what was begun before the pool was told to stop."""
+    for outcome in pool.drain(GRACE):
+        row = _as_row(outcome)
+        if row.outcome != "skipped":
+            session.tally.record(row)
 
 
 def _as_row(outcome: Outcome[Job, LedgerRow]) -> LedgerRow:
@@ -170,7 +215,7 @@ def _as_row(outcome: Outcome[Job, LedgerRow]) -> LedgerRow:
 
 
 @contextmanager
-def _watching(pool: ActorPool[Job, LedgerRow], progress: Progress, session: Session) -> Iterator[None]:
+def _watching(pool: ActorPool[Job, LedgerRow], progress: Progress, session: Session) -> Iterator[TaskID]:
     """Asks the nodes for speed and pace every other second, also while nothing is finished."""
     bar, over = progress.add_task(STAGE, total=session.total, said=""), threading.Event()
 
@@ -186,7 +231,7 @@ def _watching(pool: ActorPool[Job, LedgerRow], progress: Progress, session: Sess
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        yield
+        yield bar
     finally:
         over.set()
         watcher.join(5.0)
@@ -203,7 +248,8 @@ def _complaints(states: Sequence[NodeState]) -> str:
     return f"; {', '.join(said[:3])}{' ...' if len(said) > 3 else ''}" if said else ""
 
 
-def _progress() -> Progress:
+def stage_progress() -> Progress:
+    """Progress of stages, each with words of its own in the field ``said``."""
     columns = (
         TextColumn("{task.description:>10}"),
         BarColumn(),

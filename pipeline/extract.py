@@ -14,10 +14,14 @@ import errno
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
+
+from rich.progress import Progress
 
 from pipeline import ray_pool
 from pipeline.acquire.layout import find_captions, find_video
@@ -38,6 +42,8 @@ from pipeline.types import Video
 STAGE = "extract"
 COMMON_WORDS = 200_000
 """Words that get a vector although no caption of the manifest has them, where captions come with the videos."""
+GRACE = 5.0
+"""Seconds that are left to videos that are nearly done when a run is told to stop."""
 MOST_AT_ONCE = 8
 """Videos that one worker with a GPU decodes at the same time."""
 
@@ -121,8 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("manifest", type=Path, nargs="?", help="the list of videos, from python -m pipeline.manifest")
     parser.add_argument("--inspect", type=Path, metavar="FILE", help="show what is made of one file, and nothing else")
     parser.add_argument("--videos", type=Path, default=Path("videos"), help="folder of the videos; default: videos")
-    parser.add_argument("--shards", type=Path, help="folder for the shards; default: shards/<manifest's name>")
-    parser.add_argument("--workers", type=int, help="workers; default: one per GPU, else one per two CPUs")
+    add_arguments(parser)
     parser.add_argument("--ray-address", help="a Ray cluster to run on; default: this machine")
     parser.add_argument("--retry", action="append", default=[], metavar="REASON", help="try such failures again")
     arguments, recipe = parse_with_recipe(parser, argv)
@@ -132,6 +137,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         run(arguments, recipe)
     else:
         parser.error("give a manifest, or a file to --inspect")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where the shards go, and who makes them."""
+    parser.add_argument("--shards", type=Path, help="folder for the shards; default: shards/<manifest's name>")
+    parser.add_argument("--workers", type=int, help="workers; default: one per GPU, else one per two CPUs")
 
 
 def inspect(path: Path, settings: ExtractSettings) -> None:
@@ -166,14 +177,8 @@ def run(arguments: argparse.Namespace, recipe: Recipe) -> None:
     manifest, ledger = Manifest(arguments.manifest), Ledger(arguments.manifest.with_suffix(".ledger"))
     folder = arguments.shards or Path("shards") / manifest.name
     claim_folder(folder, recipe)
-    _prepare_words(folder, manifest, recipe.extract)
-    done, latest = completed_ids(folder), ledger.latest(STAGE)
-    failed = {
-        video_id
-        for video_id, row in latest.items()
-        if row.outcome == "failed" and not is_temporary(row.reason) and row.reason not in arguments.retry
-    } - done
-    ledger.append(_unrecorded(done, manifest, latest))
+    prepare_words(folder, manifest, recipe.extract)
+    done, failed = settled_before(manifest, ledger, folder, arguments.retry)
     work, tally = _Work(manifest, arguments.videos, skip=done | failed), Tally(ledger)
     there = f"{work.missing} not downloaded" if work.missing else "all downloaded"
     if work.total == 0:
@@ -184,7 +189,7 @@ def run(arguments: argparse.Namespace, recipe: Recipe) -> None:
     try:
         # Batch systems end a job with SIGTERM; Ray has a handler of its own, which would lose the ledger's last rows.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        _extract_all(work, tally, arguments.workers, folder, manifest.name, recipe.extract)
+        extract_all(work.jobs(), work.total, tally, arguments.workers, folder, manifest.name, recipe.extract)
     finally:
         tally.flush()
         ray_pool.stop()
@@ -208,33 +213,67 @@ class _Work:
         """The videos to extract, in the manifest's order."""
         for video in self._manifest:
             path = self._paths.get(video.video_id)
-            if path is None:
-                continue
-            note = None
-            beside = find_captions(self._videos, video.video_id) if video.captions is None else None
-            if beside is not None:
-                try:
-                    video.captions = read_captions(beside)
-                except MediaError as error:
-                    note = f"captions left out: {error.message}"
-            yield Job(video, path, note)
+            if path is not None:
+                yield job_of(video, path, self._videos)
 
 
-def _unrecorded(done: set[str], manifest: Manifest, latest: dict[str, LedgerRow]) -> list[LedgerRow]:
-    """Rows for videos that are in a shard but, since a run was killed, not in the ledger."""
+def job_of(video: Video, path: Path, videos: Path) -> Job:
+    """A video's work; captions that the manifest does not have are those beside its file."""
+    beside = find_captions(videos, video.video_id) if video.captions is None else None
+    if beside is not None:
+        try:
+            video = replace(video, captions=read_captions(beside))
+        except MediaError as error:
+            return Job(video, path, f"captions left out: {error.message}")
+    return Job(video, path)
+
+
+def settled_before(manifest: Manifest, ledger: Ledger, folder: Path, retry: Sequence[str]) -> tuple[set[str], set[str]]:
+    """The videos that are in a shard, and those that failed for good and whose reason is not to be tried again.
+
+    Videos that are in a shard but, since a run was killed, not in the ledger, are added to it.
+    """
+    done, latest = completed_ids(folder), ledger.latest(STAGE)
+    failed = {
+        video_id
+        for video_id, row in latest.items()
+        if row.outcome == "failed" and not is_temporary(row.reason) and row.reason not in retry
+    }
     recorded = {video_id for video_id, row in latest.items() if row.outcome == "done"}
     missing = sorted(done.intersection(manifest.ids()) - recorded)
-    return [LedgerRow(video_id, STAGE, "done", message="found in a shard") for video_id in missing]
+    ledger.append([LedgerRow(video_id, STAGE, "done", message="found in a shard") for video_id in missing])
+    return done, failed - done
 
 
-def _extract_all(
-    work: _Work, tally: Tally, workers: int | None, folder: Path, name: str, settings: ExtractSettings
+def extract_all(
+    jobs: Iterable[Job | None],
+    total: int,
+    tally: Tally,
+    workers: int | None,
+    folder: Path,
+    name: str,
+    settings: ExtractSettings,
+    progress: Progress | None = None,
+    stop: threading.Event | None = None,
 ) -> None:
+    """Extracts with all workers, and hands each row to the tally once its sample is on disk; Ray has been started.
+
+    Args:
+        jobs: what to extract; None among them: nothing now, ask again.
+        total: how many there will be, at most.
+        tally: takes the rows.
+        workers: how many; None: one per GPU, else one per two CPUs.
+        folder: the shards' folder, with the words that :func:`prepare_words` puts there.
+        name: the data set's.
+        settings: the recipe's section.
+        progress: where it is shown; None: a display of its own.
+        stop: once it is set, what is quick is finished and nothing more begun.
+    """
     import ray
 
     resources = ray.cluster_resources()
     gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
-    size = min(workers or gpus or max(cpus // 2, min(cpus, 2)), work.total)
+    size = min(workers or gpus or max(cpus // 2, min(cpus, 2)), total)
     names = [f"w{index:03d}" for index in range(size)]
     seal_leftovers(folder, except_writers=names)
     threads = max(cpus // size, 1)
@@ -252,14 +291,21 @@ def _extract_all(
         return completed_ids(folder, writer=names[index])
 
     pool: ray_pool.ActorPool[Job, LedgerRow] = ray_pool.ActorPool(
-        create, size, "extract", in_flight=at_once + 1, item_id=lambda job: job.video.video_id, on_replaced=counted
+        create,
+        size,
+        "extract",
+        in_flight=at_once + 1,
+        item_id=lambda job: job.video.video_id,
+        on_replaced=counted,
+        stop=stop,
     )
-    with pool, progress_bar() as progress:
-        bar = progress.add_task("extract", total=work.total)
-        for outcome in pool.run(work.jobs()):
+    with pool, progress_bar() if progress is None else nullcontext(progress) as shown:
+        bar = shown.add_task(STAGE, total=total, said="")
+        for outcome in chain(pool.run(jobs), pool.drain(GRACE)):
             tally.record(_as_row(outcome))
-            progress.update(bar, completed=tally.settled)
-        pool.broadcast("close")
+            shown.update(bar, completed=tally.settled, said=tally.describe(most=3))
+        if not pool.flying:
+            pool.broadcast("close")
 
 
 def _as_row(outcome: ray_pool.Outcome[Job, LedgerRow]) -> LedgerRow:
@@ -274,11 +320,11 @@ def _as_row(outcome: ray_pool.Outcome[Job, LedgerRow]) -> LedgerRow:
 
 def _row(job: Job, outcome: str, reason: str | None, message: str, started: float | None = None) -> LedgerRow:
     seconds = time.monotonic() - started if started is not None else 0.0
-    size = job.path.stat().st_size
+    size = job.path.stat().st_size if job.path.exists() else 0
     return LedgerRow(job.video.video_id, STAGE, outcome, reason, message, bytes=size, seconds=seconds)
 
 
-def _prepare_words(folder: Path, manifest: Manifest, settings: ExtractSettings) -> None:
+def prepare_words(folder: Path, manifest: Manifest, settings: ExtractSettings) -> None:
     """Word vectors of the data set, made once: ids in shards refer to them."""
     path = folder / "words.parquet"
     if path.exists():

@@ -7,8 +7,10 @@ an item that kills its actor from its innocent neighbours. What an actor does is
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -30,6 +32,8 @@ STRIKES = 3
 """An item whose actor died under it this often is given up."""
 BROKEN_AFTER = 10
 """Deaths in a row without a single result between them: the fault is not in the items."""
+STEP = 0.2
+"""Seconds after which a stream that had nothing to hand out is asked again, and a wish to stop is noticed."""
 _DEATHS = (RayActorError, NodeDiedError, WorkerCrashedError)
 
 
@@ -159,6 +163,7 @@ class ActorPool(Generic[Item, Result]):
         on_replaced: called with the slot and the items in flight when an actor has died, before any of them is
             dispatched again; returns the ids of those that turn out to be done.
         start_timeout: seconds in which at least one actor must come up.
+        stop: once it is set, :meth:`run` ends; what is in flight is left to :meth:`drain`.
     """
 
     def __init__(
@@ -171,9 +176,12 @@ class ActorPool(Generic[Item, Result]):
         item_id: Callable[[Item], str] = str,
         on_replaced: Callable[[int, list[Item]], Collection[str]] | None = None,
         start_timeout: float = 300.0,
+        stop: threading.Event | None = None,
     ) -> None:
         self._create, self._method, self._in_flight, self._item_id = create, method, in_flight, item_id
         self._on_replaced, self._start_timeout = on_replaced, start_timeout
+        self._stop = stop or threading.Event()
+        self._idle = False
         self._again: deque[Item] = deque()
         self._suspects: deque[Item] = deque()
         self._strikes: Counter[str] = Counter()
@@ -184,17 +192,21 @@ class ActorPool(Generic[Item, Result]):
         for index in range(size):
             self._fill_slot(index)
 
-    def run(self, items: Iterable[Item]) -> Iterator[Outcome[Item, Result]]:
+    def run(self, items: Iterable[Item | None]) -> Iterator[Outcome[Item, Result]]:
         """Yields an outcome for each item, in the order in which they finish.
+
+        Args:
+            items: read as actors have room; None: there is nothing to hand out now, ask again soon.
 
         Raises:
             InputError: an actor's constructor raised one, or no actor came up in time.
             RuntimeError: actors die whatever they are given, or none is left.
         """
         feed = iter(items)
-        while True:
+        while not self._stop.is_set():
+            self._idle = False
             self._dispatch(feed)
-            if not self.flying and (self._all_retired() or not (self._suspects or self._again or self._read(feed))):
+            if not self.flying and (self._all_retired() or not (self._has_item(feed) or self._idle)):
                 return
             yield from self._collect(self._start_timeout)
 
@@ -249,7 +261,7 @@ class ActorPool(Generic[Item, Result]):
         if actor is not None:
             self._slots.append(_Slot(index, actor, actor.__ray_ready__.remote()))
 
-    def _dispatch(self, feed: Iterator[Item]) -> None:
+    def _dispatch(self, feed: Iterator[Item | None]) -> None:
         """Hands items to actors with room: those that lost their actor first, suspects to an actor of their own."""
         reserved = False
         for slot in sorted(self._slots, key=lambda slot: len(slot.flying)):
@@ -267,11 +279,18 @@ class ActorPool(Generic[Item, Result]):
                     break
                 self._send(slot, self._again.popleft())
 
-    def _read(self, feed: Iterator[Item]) -> bool:
-        """Puts the stream's next item into the queue; False: there is none."""
+    def _has_item(self, feed: Iterator[Item | None]) -> bool:
+        return bool(self._suspects or self._again or self._read(feed))
+
+    def _read(self, feed: Iterator[Item | None]) -> bool:
+        """Puts the stream's next item into the queue; False: there is none, or none now."""
+        if self._idle:
+            return False  # it was asked in this round already
         for item in feed:
-            self._again.append(item)
-            return True
+            self._idle = item is None
+            if item is not None:
+                self._again.append(item)
+            return item is not None
         return False
 
     def _send(self, slot: _Slot[Item], item: Item) -> None:
@@ -282,12 +301,12 @@ class ActorPool(Generic[Item, Result]):
         owners = {reference: slot for slot in self._slots for reference in slot.flying}
         starting = {slot.starting: slot for slot in self._slots if slot.starting is not None}
         references = [*owners, *starting]
-        if not references:
+        if not references and not (self._idle and self._slots):
             raise RuntimeError("all workers are gone and none could be replaced; the same command continues")
         # Work may take as long as it likes; only a pool in which nothing has started yet runs out of patience.
         patience = timeout if not owners or not required else None
-        ready, _ = ray.wait(references, num_returns=1, timeout=patience)
-        if not ready and required:
+        ready = self._wait(references, STEP if self._idle else patience)
+        if not ready and required and not self._idle and not self._stop.is_set():
             raise InputError(
                 f"no worker could start within {timeout:.0f} s: is the cluster full? Free some CPUs and run it again"
             )
@@ -298,6 +317,19 @@ class ActorPool(Generic[Item, Result]):
             slot = owners.get(reference) or starting[reference]
             if slot.index not in replaced:
                 yield from self._take(slot, reference, replaced)
+
+    def _wait(self, references: list[Any], seconds: float | None) -> list[Any]:
+        """What is ready within so many seconds, or before it is time to stop; None: as long as it takes."""
+        until = math.inf if seconds is None else time.monotonic() + seconds
+        while True:
+            left = min(max(until - time.monotonic(), 0.0), STEP)
+            ready: list[Any] = []
+            if references:
+                ready, _ = ray.wait(references, num_returns=1, timeout=left)
+            else:
+                self._stop.wait(left)
+            if ready or self._stop.is_set() or time.monotonic() >= until:
+                return ready
 
     def _take(self, slot: _Slot[Item], reference: Any, replaced: set[int]) -> Iterator[Outcome[Item, Result]]:
         try:

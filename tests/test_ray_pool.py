@@ -1,5 +1,6 @@
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -46,6 +47,12 @@ class Broken:
 
     def double(self, number):
         return number
+
+
+@ray.remote(num_cpus=0)
+class Slow:
+    def double(self, number):
+        time.sleep(600)
 
 
 def make_pool(folder, poison=(), size=2, concurrency=1, **options):
@@ -189,3 +196,45 @@ def test_a_cluster_that_is_not_there_is_an_input_error(tmp_path):
             ray_pool.start("127.0.0.1:1")
     finally:
         ray_pool.start(num_cpus=2)
+
+
+def test_a_stream_without_anything_now_is_asked_again_and_holds_nothing_up(tmp_path):
+    asked, finished = [], []
+
+    def numbers():
+        yield 0
+        while 0 not in finished:  # what flies is collected although the stream has nothing to hand out
+            asked.append(1)
+            yield None
+        yield from (None, None, 1, None)
+
+    with make_pool(tmp_path, size=1, in_flight=2) as pool:
+        for outcome in pool.run(numbers()):
+            finished.append(outcome.item)
+    assert finished == [0, 1] and asked
+
+
+def test_a_pool_told_to_stop_leaves_what_flies_to_drain(tmp_path):
+    stop = threading.Event()
+    with make_pool(tmp_path, size=2, stop=stop) as pool:
+        seen = []
+        for outcome in pool.run(range(50)):
+            seen.append(outcome.item)
+            if len(seen) == 5:
+                stop.set()
+        assert 5 <= len(seen) <= 7
+        seen += [outcome.item for outcome in pool.drain(10)]
+        assert not pool.flying
+    assert len(set(seen)) == len(seen) == sum(begun(tmp_path, number) for number in range(50))
+
+
+def test_a_pool_is_told_to_stop_while_all_its_workers_are_busy():
+    stop = threading.Event()
+
+    def numbers():
+        yield 0
+        threading.Timer(0.5, stop.set).start()
+        yield 1
+
+    with ActorPool(lambda _: Slow.remote(), 1, "double", in_flight=2, stop=stop) as pool:
+        assert list(pool.run(numbers())) == [] and pool.flying == [0, 1]
