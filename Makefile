@@ -6,7 +6,7 @@ MODEL ?= mft
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev check test demo download extract clean
+.PHONY: help setup setup-dev check test demo download extract run clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -46,6 +46,10 @@ download: setup ## fetch what MANIFEST=... lists into VIDEOS (default: videos)
 extract: setup ## features of the downloaded videos of MANIFEST=... into shards/<name>
 	@test -n "$(MANIFEST)" || { echo "name the list: make $@ MANIFEST=manifests/howto100m.parquet"; exit 2; }
 	$(RUN) -m pipeline.extract $(MANIFEST) --videos $(VIDEOS) $(ARGS)
+
+run: setup ## download, extract and delete MANIFEST=... in one go (ARGS='--disk-gigabytes 50')
+	@test -n "$(MANIFEST)" || { echo "name the list: make $@ MANIFEST=manifests/howto100m.parquet"; exit 2; }
+	$(RUN) -m pipeline.run $(MANIFEST) --videos $(VIDEOS) $(ARGS)
 
 clean: ## remove the demo's data and results
 	rm -rf corpus videos/demo shards/demo runs/demo runs/demo-mcn manifests/demo.parquet manifests/demo.ledger

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
 import time
@@ -10,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from pipeline.acquire.layout import files_of, find_video, owner_of, unfinished_files
+from pipeline.acquire.locks import only_one
 from pipeline.errors import InputError
 
 
@@ -102,20 +102,9 @@ def wait_for_others(folder: Path, seconds: float) -> None:
     """
     deadline = time.monotonic() + seconds
     for path in folder.glob("*/.*~lock"):
-        with path.open("rb") as lock:
-            while not _is_free(lock.fileno()):
-                if time.monotonic() > deadline:
-                    raise InputError(f"{folder}: another process downloads into it; stop it, or wait for its end")
-                time.sleep(0.1)
-        path.unlink(missing_ok=True)
-
-
-def _is_free(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        with only_one(path, keep=False, wait=max(deadline - time.monotonic(), 0.0)) as free:
+            if not free:
+                raise InputError(f"{folder}: another process downloads into it; stop it, or wait for its end")
 
 
 def _walk(folder: Path) -> list[tuple[str, int]]:
