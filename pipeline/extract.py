@@ -35,7 +35,7 @@ from pipeline.errors import InputError
 from pipeline.media.captions import read_captions
 from pipeline.media.errors import MediaError
 from pipeline.shards.provenance import claim_folder
-from pipeline.shards.recovery import completed_ids, seal_leftovers
+from pipeline.shards.recovery import completed_ids, seal_leftovers, wait_for_writers
 from pipeline.text.words import build_word_vectors
 from pipeline.types import Video
 
@@ -44,6 +44,8 @@ COMMON_WORDS = 200_000
 """Words that get a vector although no caption of the manifest has them, where captions come with the videos."""
 GRACE = 5.0
 """Seconds that are left to videos that are nearly done when a run is told to stop."""
+ORPHAN_SECONDS = 30.0
+"""How long the workers of a run that was killed are waited for."""
 MOST_AT_ONCE = 8
 """Videos that one worker with a GPU decodes at the same time."""
 
@@ -75,7 +77,7 @@ class Worker:
         self.settings = settings
         self.features = FeatureExtractor(settings, device)
         self.words = WordVectors.load(folder / "words.parquet")
-        self.writer = ShardWriter(folder, name, writer, settings.shard_bytes, wait=30.0)
+        self.writer = ShardWriter(folder, name, writer, settings.shard_bytes, wait=ORPHAN_SECONDS)
         self._writing = threading.Lock()
 
     def extract(self, job: Job) -> LedgerRow:
@@ -232,7 +234,11 @@ def settled_before(manifest: Manifest, ledger: Ledger, folder: Path, retry: Sequ
     """The videos that are in a shard, and those that failed for good and whose reason is not to be tried again.
 
     Videos that are in a shard but, since a run was killed, not in the ledger, are added to it.
+
+    Raises:
+        InputError: another process writes these shards.
     """
+    wait_for_writers(folder, ORPHAN_SECONDS)
     done, latest = completed_ids(folder), ledger.latest(STAGE)
     failed = {
         video_id

@@ -36,8 +36,6 @@ from pipeline.types import Video
 
 COPIES = 2.05
 """Pictures and sound may come as two files that are put together into a third, whose container costs a little."""
-ORPHAN_SECONDS = 30.0
-"""How long the downloads of a killed run are waited for."""
 CAPTIONS_AT_ONCE = 256
 """Videos whose captions are read together from the manifest."""
 STEP = 0.2
@@ -99,7 +97,7 @@ def _relay(arguments: argparse.Namespace, recipe: Recipe, shards: Path, limit: i
     manifest, folder = Manifest(arguments.manifest), arguments.videos.resolve()
     ledger, listed = Ledger(manifest.ledger), set(manifest.ids())
     done, failed = (names & listed for names in extract.settled_before(manifest, ledger, shards, arguments.retry))
-    wait_for_others(folder, ORPHAN_SECONDS)
+    wait_for_others(folder, extract.ORPHAN_SECONDS)
     budget = DiskBudget(folder, limit)
     for video_id in budget.there & (done | failed):
         budget.delete(video_id)

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.shards.files import ShardError, Stem, stems, sync_folder
+from pipeline.shards.files import ShardError, Stem, WriterLock, stems, sync_folder
 from pipeline.shards.index import IndexRow, journal_line, read_index, read_journal, write_index
 from pipeline.shards.remote import remote_url
 
@@ -96,6 +96,19 @@ def unsealed_ids(folder: Path, writer: str | None = None) -> set[str]:
 
 def _of(writer: str | None, found: list[Stem]) -> list[Stem]:
     return [stem for stem in found if writer in (None, stem.writer)]
+
+
+def wait_for_writers(folder: Path, wait: float) -> None:
+    """Waits until nobody writes into a folder: the workers of a run that was killed live on for a moment.
+
+    What they add in it counts, so :func:`completed_ids` tells all that is done only afterwards.
+
+    Raises:
+        InputError: a process still writes after ``wait`` seconds.
+    """
+    for path in sorted(folder.glob("*.lock")):
+        name, _, writer = path.stem.rpartition("-")
+        WriterLock(folder, name, writer, wait).release()
 
 
 def leftovers(folder: Path) -> Iterator[tuple[str, str]]:

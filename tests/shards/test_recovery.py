@@ -1,13 +1,16 @@
 import contextlib
 import os
+import threading
+import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.errors import InputError
 from pipeline.shards.files import ShardError
 from pipeline.shards.reader import ShardSet
-from pipeline.shards.recovery import completed_ids, seal_leftovers
+from pipeline.shards.recovery import completed_ids, seal_leftovers, wait_for_writers
 from pipeline.shards.writer import ShardWriter
 from tests.shards.samples import assert_same, small_sample, write_shards
 
@@ -173,3 +176,22 @@ def test_shards_left_by_copies_of_one_writer_are_all_sealed(tmp_path):
     assert completed_ids(tmp_path) == {"one", "two"}
     assert len(seal_leftovers(tmp_path)) == 2
     assert ShardSet(tmp_path).ids == ["one", "two"]
+
+
+def test_what_a_last_worker_of_a_killed_run_still_adds_is_waited_for(tmp_path):
+    wait_for_writers(tmp_path / "none", 0.0)
+    writer = ShardWriter(tmp_path, "set", "w000")
+    with pytest.raises(InputError, match=r"set-w000\.lock: another process"):
+        wait_for_writers(tmp_path, 0.1)
+
+    def finish():
+        time.sleep(0.3)
+        writer.add(small_sample("late"))
+        writer.abandon()
+
+    worker = threading.Thread(target=finish)
+    worker.start()
+    wait_for_writers(tmp_path, 20.0)
+    assert completed_ids(tmp_path) == {"late"}
+    worker.join()
+    wait_for_writers(tmp_path, 0.0)
