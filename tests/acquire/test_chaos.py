@@ -36,7 +36,7 @@ SCHEDULE: dict[int, tuple[tuple[Fault, ...], str | None]] = {
     9: ((Fault("status", times=1, status=403),), None),
     10: ((Fault("long", times=1, after=1000),), None),
     11: ((Fault("redirect", times=1),), None),
-    12: ((Fault("drip", times=1, after=300, seconds=0.2),), None),
+    12: ((Fault("drip", times=1, after=60, seconds=0.2),), None),
     13: ((Fault("status", status=410),), "not_found"),
     14: ((Fault("cut", times=3, after=30_000),), None),
     15: ((Fault("status", times=1, status=416),), None),
