@@ -118,12 +118,12 @@ def test_a_browser_shows_the_page(project: Path, scheme: str) -> None:
         assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
         assert view.locator("section").count() == 6
         assert view.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+        bar = view.locator(".bars i").first.bounding_box()
+        assert bar is not None and bar["width"] > 100 and bar["height"] > 10
         # nothing sticks out to the side, on a telephone either
         for width in (1000, 400):
             view.set_viewport_size({"width": width, "height": 800})
             assert view.evaluate("document.documentElement.scrollWidth") <= width
-        bar = view.locator(".bars i").first.bounding_box()
-        assert bar is not None and bar["width"] > 100 and bar["height"] > 10
         background = view.evaluate("getComputedStyle(document.body).backgroundColor")
         brightness = sum(map(int, background.removeprefix("rgb(").removesuffix(")").split(",")))
         assert (brightness > 600) == (scheme == "light")
