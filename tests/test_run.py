@@ -173,7 +173,8 @@ def wait_for_more(place: Place, process: subprocess.Popen[str], count: int) -> N
     before = len(completed_ids(place.shards))
     deadline = time.monotonic() + 120
     while len(completed_ids(place.shards)) < before + count:
-        assert process.poll() is None and time.monotonic() < deadline, "nothing was extracted"
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "nothing was extracted"
         time.sleep(0.05)
 
 
