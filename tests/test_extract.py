@@ -15,6 +15,7 @@ import webdataset
 
 from pipeline.acquire.ledger import Ledger
 from pipeline.datasets.table import write_manifest
+from pipeline.demo.mirror import Mirror
 from pipeline.media.ffmpeg import ffmpeg_binary
 from pipeline.shards.reader import ShardSet
 from pipeline.shards.recovery import completed_ids
@@ -163,15 +164,17 @@ def test_a_video_that_comes_later_is_extracted_by_the_next_run(place: Place) -> 
 
 
 @needs_shared
-def test_real_files_are_extracted_or_named_with_a_reason(tmp_path: Path) -> None:
+def test_real_files_are_downloaded_and_extracted_or_named_with_a_reason(tmp_path: Path) -> None:
     place = Place(tmp_path)
-    videos = []
-    for file in [*VIDEOS.glob("*.m*"), *(VIDEOS / "odd").glob("*.m*")]:
-        if file.suffix in (".mkv", ".mp4", ".mov"):
-            place.path(file.stem, file.suffix[1:]).symlink_to(file)
-            videos.append(Video(file.stem))
-    assert len(videos) == 9
-    write_manifest(place.manifest, videos)
+    files = [file for file in sorted(VIDEOS.rglob("*.*")) if file.suffix in (".mkv", ".mp4", ".mov")]
+    assert len(files) == 9
+    with Mirror(VIDEOS) as mirror:
+        videos = [Video(file.stem, url=f"{mirror.url}/{file.relative_to(VIDEOS)}") for file in files]
+        write_manifest(place.manifest, videos)
+        command = ["-m", "pipeline.download", str(place.manifest), "--videos", str(place.videos), "--recipe", "demo"]
+        subprocess.run([sys.executable, *command], check=True, capture_output=True, timeout=200)
+    for file in files:
+        assert place.path(file.stem, file.suffix[1:]).read_bytes() == file.read_bytes()
     place.run()
     found = contents(place.shards)
     assert set(found) | set(place.failures()) == {video.video_id for video in videos}
