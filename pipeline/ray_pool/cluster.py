@@ -1,0 +1,95 @@
+"""Ray itself: starting it, joining a cluster, and the machines in it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipeline.errors import InputError
+
+OBJECT_STORE_BYTES = 128 << 20
+"""Items and results are small; a larger store would not fit a container's /dev/shm."""
+
+
+def start(address: str | None = None, num_cpus: int | None = None) -> None:
+    """Starts Ray on this machine, or joins a running cluster; does nothing when Ray already runs.
+
+    Args:
+        address: a cluster's address (``host:6379``); None: a private Ray on this machine, gone with this process.
+        num_cpus: CPUs that a private Ray may hand out; None: all.
+
+    Raises:
+        InputError: nothing answers at ``address``.
+    """
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    quiet: dict[str, Any] = {"logging_level": logging.CRITICAL, "log_to_driver": False}
+    if address is None:
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _system_config={"enable_metrics_collection": False},
+            **quiet,
+        )
+    else:
+        _check_address(address)
+        try:
+            ray.init(address=address, **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"cannot join the Ray cluster at {address}: {' '.join(str(error).split())[:200]}"
+            ) from None
+    # Ray prints a paragraph about each worker that dies; the pool reports it as the outcome of an item instead.
+    ray._private.worker._worker_logs_enabled = False
+
+
+def _check_address(address: str) -> None:
+    """Ray itself would wait for minutes for a cluster that is not there."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        return  # "auto": Ray looks it up
+    try:
+        socket.create_connection((host.removeprefix("ray://"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise InputError(
+            f"no Ray cluster answers at {address} ({error}); start one with: ray start --head --port {port}"
+        ) from None
+
+
+def stop() -> None:
+    """Leaves the cluster, or ends the private Ray with all its processes."""
+    ray.shutdown()
+
+
+@dataclass(frozen=True)
+class Node:
+    """One machine of the cluster (or one ``ray start`` on it)."""
+
+    node_id: str
+    host: str
+    cpus: float
+
+
+def alive_nodes() -> list[Node]:
+    """The nodes that can run actors now, in a fixed order."""
+    nodes = [
+        Node(node["NodeID"], node["NodeManagerHostname"], node["Resources"].get("CPU", 0.0))
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    return sorted(nodes, key=lambda node: node.node_id)
+
+
+def pinned_to(node_id: str) -> dict[str, Any]:
+    """Options for an actor that must run on one node and dies with it."""
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False)}
