@@ -13,10 +13,8 @@ import argparse
 import errno
 import signal
 import threading
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from typing import Any
 from rich.progress import Progress
 
 from pipeline import ray_pool
-from pipeline.acquire.layout import find_captions, find_video
+from pipeline.acquire.layout import find_video
 from pipeline.acquire.ledger import Ledger, LedgerRow
 from pipeline.acquire.reasons import is_temporary
 from pipeline.acquire.tally import Tally
@@ -32,95 +30,18 @@ from pipeline.cli import console, parse_with_recipe, progress_bar, run_verb, ver
 from pipeline.config import ExtractSettings, Recipe
 from pipeline.datasets.table import Manifest
 from pipeline.errors import InputError
-from pipeline.media.captions import read_captions
 from pipeline.media.errors import MediaError
+from pipeline.shards.extraction import ORPHAN_SECONDS, STAGE, Job, Worker, job_of, row_of
 from pipeline.shards.provenance import claim_folder
 from pipeline.shards.recovery import completed_ids, seal_leftovers, wait_for_writers
 from pipeline.text.words import build_word_vectors
-from pipeline.types import Video
 
-STAGE = "extract"
 COMMON_WORDS = 200_000
 """Words that get a vector although no caption of the manifest has them, where captions come with the videos."""
 GRACE = 5.0
 """Seconds that are left to videos that are nearly done when a run is told to stop."""
-ORPHAN_SECONDS = 30.0
-"""How long the workers of a run that was killed are waited for."""
 MOST_AT_ONCE = 8
 """Videos that one worker with a GPU decodes at the same time."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One video to extract, its captions resolved."""
-
-    video: Video
-    path: Path
-    note: str | None = None
-    """What was wrong with its captions file."""
-
-
-class Worker:
-    """The actor: features of videos into shards of its own.
-
-    Several threads may extract at once; on a GPU their frames share batches, and one decodes while another's compute.
-    """
-
-    def __init__(self, settings: ExtractSettings, folder: Path, name: str, writer: str, device: str, threads: int):
-        import torch
-
-        from pipeline.backbones.extractor import FeatureExtractor
-        from pipeline.shards.writer import ShardWriter
-        from pipeline.text.words import WordVectors
-
-        torch.set_num_threads(threads)
-        self.settings = settings
-        self.features = FeatureExtractor(settings, device)
-        self.words = WordVectors.load(folder / "words.parquet")
-        self.writer = ShardWriter(folder, name, writer, settings.shard_bytes, wait=ORPHAN_SECONDS)
-        self._writing = threading.Lock()
-
-    def extract(self, job: Job) -> LedgerRow:
-        """Extracts one video; when this returns a ``done`` row, its sample is on disk and counts.
-
-        Raises:
-            OSError: the disk is full, or fails.
-        """
-        from pipeline.shards.sample import Sample, encode_captions
-
-        started = time.monotonic()
-        try:
-            features = self.features.extract(job.path)
-        except MediaError as error:
-            return _row(job, "failed", error.reason, error.message, started)
-        notes = features.notes + ([job.note] if job.note else [])
-        captions = job.video.captions or []
-        arrays: dict[Any, Any] = dict(features.arrays)
-        caption_words = [0] * (len(captions) + 1)
-        if captions:
-            arrays["text"], caption_words = encode_captions(captions, self.words.ids)
-        sample = Sample(
-            video_id=job.video.video_id,
-            duration=features.duration,
-            captions=captions,
-            arrays=arrays,
-            rates=features.rates,
-            caption_words=caption_words,
-            recipe=self.settings.fingerprint(),
-            backbones=features.backbones,
-            notes=notes,
-            split=job.video.split,
-            category_1=job.video.category_1,
-            category_2=job.video.category_2,
-            task_id=job.video.task_id,
-        )
-        with self._writing:
-            self.writer.add(sample)
-        return _row(job, "done", None, "; ".join(notes), started)
-
-    def close(self) -> None:
-        """Seals the shard in the making."""
-        self.writer.close()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -219,17 +140,6 @@ class _Work:
                 yield job_of(video, path, self._videos)
 
 
-def job_of(video: Video, path: Path, videos: Path) -> Job:
-    """A video's work; captions that the manifest does not have are those beside its file."""
-    beside = find_captions(videos, video.video_id) if video.captions is None else None
-    if beside is not None:
-        try:
-            video = replace(video, captions=read_captions(beside))
-        except MediaError as error:
-            return Job(video, path, f"captions left out: {error.message}")
-    return Job(video, path)
-
-
 def settled_before(manifest: Manifest, ledger: Ledger, folder: Path, retry: Sequence[str]) -> tuple[set[str], set[str]]:
     """The videos that are in a shard, and those that failed for good and whose reason is not to be tried again.
 
@@ -318,16 +228,10 @@ def _as_row(outcome: ray_pool.Outcome[Job, LedgerRow]) -> LedgerRow:
     if outcome.result is not None:
         return outcome.result
     if outcome.error is None:
-        return _row(outcome.item, "done", None, "its worker died after the sample was on disk")
+        return row_of(outcome.item, "done", None, "its worker died after the sample was on disk")
     if isinstance(outcome.error, OSError) and outcome.error.errno in (errno.ENOSPC, errno.EDQUOT):
         raise outcome.error
-    return _row(outcome.item, "failed", "unknown", f"{type(outcome.error).__name__}: {outcome.error}")
-
-
-def _row(job: Job, outcome: str, reason: str | None, message: str, started: float | None = None) -> LedgerRow:
-    seconds = time.monotonic() - started if started is not None else 0.0
-    size = job.path.stat().st_size if job.path.exists() else 0
-    return LedgerRow(job.video.video_id, STAGE, outcome, reason, message, bytes=size, seconds=seconds)
+    return row_of(outcome.item, "failed", "unknown", f"{type(outcome.error).__name__}: {outcome.error}")
 
 
 def prepare_words(folder: Path, manifest: Manifest, settings: ExtractSettings) -> None:

@@ -30,6 +30,7 @@ from pipeline.cli import console, parse_with_recipe, run_verb, verb_parser
 from pipeline.config import DownloadSettings, Recipe
 from pipeline.datasets.table import Manifest
 from pipeline.errors import InputError
+from pipeline.shards import extraction
 from pipeline.shards.provenance import claim_folder
 from pipeline.shards.recovery import seal_leftovers
 from pipeline.types import Video
@@ -97,7 +98,7 @@ def _relay(arguments: argparse.Namespace, recipe: Recipe, shards: Path, limit: i
     manifest, folder = Manifest(arguments.manifest), arguments.videos.resolve()
     ledger, listed = Ledger(manifest.ledger), set(manifest.ids())
     done, failed = (names & listed for names in extract.settled_before(manifest, ledger, shards, arguments.retry))
-    wait_for_others(folder, extract.ORPHAN_SECONDS)
+    wait_for_others(folder, extraction.ORPHAN_SECONDS)
     budget = DiskBudget(folder, limit)
     for video_id in budget.there & (done | failed):
         budget.delete(video_id)
@@ -239,7 +240,7 @@ class Relay:
         else:
             self._under_way.discard(row.video_id)
 
-    def to_extract(self) -> Iterator[extract.Job | None]:
+    def to_extract(self) -> Iterator[extraction.Job | None]:
         """What has arrived, with its captions; None while nothing has."""
         while True:
             over = self.all_fetched
@@ -248,7 +249,7 @@ class Relay:
             for video in batch:
                 folder, name = self.budget.folder, video.video_id
                 path = find_video(folder, name) or video_path(folder, name, "mp4")
-                yield extract.job_of(replace(video, captions=captions[name]), path, folder)
+                yield extraction.job_of(replace(video, captions=captions[name]), path, folder)
             if not batch:
                 if over:
                     return
@@ -284,7 +285,7 @@ class Relay:
 def _failures(fetched: Tally, extracted: Tally) -> str:
     said = [
         f"{reason} {count:,} ({stage})"
-        for stage, tally in ((download.STAGE, fetched), (extract.STAGE, extracted))
+        for stage, tally in ((download.STAGE, fetched), (extraction.STAGE, extracted))
         for reason, count in tally.counts.most_common()
         if reason != "done"
     ]

@@ -8,7 +8,8 @@ import pytest
 
 from pipeline.config import ExtractSettings
 from pipeline.errors import InputError
-from pipeline.extract import Job, Worker, main
+from pipeline.extract import main
+from pipeline.shards.extraction import Job, Worker
 from pipeline.shards.reader import ShardSet
 from pipeline.text.words import WordVectors
 from pipeline.types import Caption, Video

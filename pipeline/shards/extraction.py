@@ -1,0 +1,116 @@
+"""From a video file to its sample in a shard: what a worker of the extract verb does, with Ray or without."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.acquire.layout import find_captions
+from pipeline.acquire.ledger import LedgerRow
+from pipeline.media.captions import read_captions
+from pipeline.media.errors import MediaError
+from pipeline.settings import ExtractSettings
+from pipeline.types import Video
+
+STAGE = "extract"
+ORPHAN_SECONDS = 30.0
+"""How long the workers of a run that was killed are waited for."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video to extract, its captions resolved."""
+
+    video: Video
+    path: Path
+    note: str | None = None
+    """What was wrong with its captions file."""
+
+
+def job_of(video: Video, path: Path, videos: Path) -> Job:
+    """A video's work; captions that the manifest does not have are those beside its file."""
+    beside = find_captions(videos, video.video_id) if video.captions is None else None
+    if beside is not None:
+        try:
+            video = replace(video, captions=read_captions(beside))
+        except MediaError as error:
+            return Job(video, path, f"captions left out: {error.message}")
+    return Job(video, path)
+
+
+class Worker:
+    """The actor: features of videos into shards of its own.
+
+    Several threads may extract at once; on a GPU their frames share batches, and one decodes while another's compute.
+    """
+
+    def __init__(self, settings: ExtractSettings, folder: Path, name: str, writer: str, device: str, threads: int):
+        """Loads networks and word vectors, and recovers what a killed worker of the same name left.
+
+        Raises:
+            InputError: weights are missing, or another process still writes as ``writer``.
+        """
+        import torch  # takes seconds to import, and the verb's driver needs none of it
+
+        from pipeline.backbones.extractor import FeatureExtractor
+        from pipeline.shards.writer import ShardWriter
+        from pipeline.text.words import WordVectors
+
+        torch.set_num_threads(threads)
+        self.settings = settings
+        self.features = FeatureExtractor(settings, device)
+        self.words = WordVectors.load(folder / "words.parquet")
+        self.writer = ShardWriter(folder, name, writer, settings.shard_bytes, wait=ORPHAN_SECONDS)
+        self._writing = threading.Lock()
+
+    def extract(self, job: Job) -> LedgerRow:
+        """Extracts one video; when this returns a ``done`` row, its sample is on disk and counts.
+
+        Raises:
+            OSError: the disk is full, or fails.
+        """
+        from pipeline.shards.sample import Sample, encode_captions
+
+        started = time.monotonic()
+        try:
+            features = self.features.extract(job.path)
+        except MediaError as error:
+            return row_of(job, "failed", error.reason, error.message, started)
+        notes = features.notes + ([job.note] if job.note else [])
+        captions = job.video.captions or []
+        arrays: dict[Any, Any] = dict(features.arrays)
+        caption_words = [0] * (len(captions) + 1)
+        if captions:
+            arrays["text"], caption_words = encode_captions(captions, self.words.ids)
+        sample = Sample(
+            video_id=job.video.video_id,
+            duration=features.duration,
+            captions=captions,
+            arrays=arrays,
+            rates=features.rates,
+            caption_words=caption_words,
+            recipe=self.settings.fingerprint(),
+            backbones=features.backbones,
+            notes=notes,
+            split=job.video.split,
+            category_1=job.video.category_1,
+            category_2=job.video.category_2,
+            task_id=job.video.task_id,
+        )
+        with self._writing:
+            self.writer.add(sample)
+        return row_of(job, "done", None, "; ".join(notes), started)
+
+    def close(self) -> None:
+        """Seals the shard in the making."""
+        self.writer.close()
+
+
+def row_of(job: Job, outcome: str, reason: str | None, message: str, started: float | None = None) -> LedgerRow:
+    """The ledger's row about a job."""
+    seconds = time.monotonic() - started if started is not None else 0.0
+    size = job.path.stat().st_size if job.path.exists() else 0
+    return LedgerRow(job.video.video_id, STAGE, outcome, reason, message, bytes=size, seconds=seconds)
