@@ -17,6 +17,7 @@ $(RUN):
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(RUN)
+	@echo "installing into $(VENV): about 6.5 GB, some minutes"
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 

@@ -7,6 +7,7 @@ import errno
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -27,7 +28,12 @@ def verb_parser(description: str | None, *, recipe: str | None = None) -> argpar
         description: the verb's docstring.
         recipe: the default of ``--recipe``; None: the verb takes no recipe.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verb = Path(sys.argv[0]).stem
+    parser = argparse.ArgumentParser(
+        prog=f"python -m pipeline.{verb}" if (Path(__file__).parent / f"{verb}.py").is_file() else None,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     if recipe is not None:
         parser.add_argument(
             "--recipe",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -64,7 +65,10 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     values = _read_yaml(name)
     _check_keys(values, Recipe, where=f"recipe {name}")
-    return from_dict(_merge(values, _parse_overrides(overrides)), where=f"recipe {name}")
+    return from_dict(
+        _merge(values, _parse_overrides(overrides)),
+        where=f"recipe {name}, as changed here" if overrides else f"recipe {name}",
+    )
 
 
 def from_dict(values: Mapping[str, Any], where: str = "settings") -> Recipe:
@@ -75,7 +79,8 @@ def from_dict(values: Mapping[str, Any], where: str = "settings") -> Recipe:
     try:
         return Recipe(**parser.instantiate_classes(parser.parse_object(dict(values))).as_dict())
     except (jsonargparse.ArgumentError, TypeError) as error:
-        raise InputError(f"{where}: {' '.join(str(error).split())}") from None
+        cause = re.sub(r'Parser key "([^"]+)":', r"\1:", " ".join(str(error).split()))
+        raise InputError(f"{where}: {cause}") from None
 
 
 def _read_yaml(name: str) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to fetch, and from where."""
     parser.add_argument("manifest", type=Path, help="the list of videos, from python -m pipeline.manifest")
     parser.add_argument("--videos", type=Path, default=Path("videos"), help="folder for the videos; default: videos")
-    parser.add_argument("--template", help="where videos are, with {video_id}; default: YouTube")
+    parser.add_argument("--template", help="where videos are, with {video_id}; default: YouTube; null: nowhere else")
     parser.add_argument(
         "--source",
         action="append",
@@ -103,7 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def take_sources(arguments: argparse.Namespace, settings: DownloadSettings) -> None:
     """Puts the sources of the command line into the settings."""
     if arguments.template is not None:
-        settings.template = arguments.template
+        settings.template = None if arguments.template == "null" else arguments.template
     settings.sources = [*arguments.source, *settings.sources]
 
 
@@ -194,6 +194,7 @@ def fetch_all(
             _finish(pool, session)
             raise
         _finish(pool, session)
+        shown.update(bar, completed=session.tally.settled, said=session.tally.describe(3))
 
 
 def _finish(pool: ActorPool[Job, LedgerRow], session: Session) -> None:

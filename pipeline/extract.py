@@ -97,13 +97,16 @@ def inspect(path: Path, settings: ExtractSettings) -> None:
 
 def run(arguments: argparse.Namespace, recipe: Recipe) -> None:
     """Extracts what is not done yet; raises :class:`InputError` for what stops all of it."""
-    manifest, ledger = Manifest(arguments.manifest), Ledger(arguments.manifest.with_suffix(".ledger"))
+    manifest = Manifest(arguments.manifest)
+    if not arguments.videos.is_dir():
+        raise InputError(f"there is no folder {arguments.videos} of videos: name it with --videos, or download first")
+    ledger = Ledger(arguments.manifest.with_suffix(".ledger"))
     folder = arguments.shards or Path("shards") / manifest.name
     claim_folder(folder, recipe)
     prepare_words(folder, manifest, recipe.extract)
     done, failed = settled_before(manifest, ledger, folder, arguments.retry)
     work, tally = _Work(manifest, arguments.videos, skip=done | failed), Tally(ledger)
-    there = f"{work.missing} not downloaded" if work.missing else "all downloaded"
+    there = f"{work.missing} not in {arguments.videos}" if work.missing else "all downloaded"
     if work.total == 0:
         seal_leftovers(folder)
         console.print(f"extract: nothing to do; {len(done)} done, {len(failed)} failed before, {there}")

@@ -88,7 +88,9 @@ def results_section(metrics: dict[str, Any]) -> Section:
     rows.append(["chance", *(_recall(chance[key]) if key in chance else "" for key in ("R1", "R5", "R10")), ""])
     bars = [(_direction(name), row["R1"], _recall(row["R1"])) for name, row in retrieval.items() if name in _SHOWN]
     body = bar_chart(bars, reference=(chance["R1"], f"chance, {_recall(chance['R1'])}"))
-    note = f"Recall at 1 on {metrics['clips']} held-out clips that training never saw."
+    split = metrics.get("split", "test")
+    seen = "which training saw too" if split == "train" else "held out: training never saw them"
+    note = f"Recall at 1 on {metrics['clips']} clips of split {split}, {seen}."
     return Section("results", "Retrieval", body + "<h3>All figures</h3>" + table(header, rows), note)
 
 
@@ -151,7 +153,7 @@ def sample_section(shards: ShardSet, videos: Path) -> Section:
     if sample.captions:
         body += "<h3>Captions</h3>" + _caption_track(sample)
     rows = [
-        [name, " × ".join(map(str, array.shape)), str(array.dtype), f"{array.nbytes / 1024:,.0f}",
+        [name, " × ".join(map(str, array.shape)), str(array.dtype), f"{array.nbytes / 1024:,.1f}",
          f"{sample.rates[name]:g} / s" if name in sample.rates else "", sample.backbones.get(name, "")]
         for name, array in sample.arrays.items()
     ]  # fmt: skip

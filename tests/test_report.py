@@ -78,7 +78,7 @@ def test_the_page_says_what_was_got_and_lost_and_how_good_it_is(project: Path) -
         "HTTP Error 404: &lt;gone&gt;",
         "corrupt",
         "4 of 6",
-        "100 held-out",
+        "100 clips of split test, held out",
     ):
         assert expected in html
     assert "Seeded stand-ins" in html

@@ -163,7 +163,11 @@ class Manifest:
         try:
             self._file = pq.ParquetFile(self.path)
         except (pa.ArrowInvalid, OSError) as error:
-            raise InputError(f"{self.path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+            cause = str(error).partition(".")[0].splitlines()[0]
+            raise InputError(
+                f"{self.path}: not a readable Parquet file ({cause}); of a list make a manifest with: "
+                f"python -m pipeline.manifest build table {self.path}"
+            ) from None
         missing = [name for name in SCHEMA.names if name not in self._file.schema_arrow.names]
         if missing:
             raise InputError(

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for action in (verify, repair):
         action.add_argument("--workers", type=int, default=4, help="shards looked at at once; default: 4")
     _add_repack_arguments(repack)
-    show.add_argument("video_id")
+    show.add_argument("video_id", help="one that begins with - goes behind --")
     for action in (upload, mount):
         action.add_argument("url", help="s3://bucket/folder, gs://..., https://...")
     upload.add_argument(

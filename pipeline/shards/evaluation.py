@@ -58,7 +58,10 @@ def evaluation_clips(
     ]
     if not numbers:
         known = ", ".join(sorted(pc.unique(shards.table["split"]).to_pylist()))
-        raise InputError(f"{shards.folder}: no video with captions in split {split}; it has the splits {known}")
+        where = "" if split is None else f" in split {split}"
+        raise InputError(
+            f"{shards.folder}: no video with captions{where}; its videos, captioned or not, are of the splits {known}"
+        )
     batches = _batches(shards.ids, reader, numbers, captions, batch_clips)
     return (cut(batch, pieces) for batch in batches) if pieces > 1 else batches
 

@@ -78,11 +78,11 @@ class RunLog:
         for name, value in row.items():
             if name not in ("step", "at"):
                 self._events.add_scalar(name, value, step)
-        line = describe(row, self._total_steps)
-        self._progress.update(self._task, completed=step if self._seconds is None else elapsed, state=line)
+        state = f"loss {row['loss']:.3f}, {row['clips_per_second']:,.0f} clips/s, {row['data_wait']:.0%} waiting"
+        self._progress.update(self._task, completed=step if self._seconds is None else elapsed, state=state)
         if not self._console.is_terminal and time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            self._console.print(f"training: {line}", soft_wrap=True)
+            self._console.print(f"training: {describe(row, self._total_steps)}", soft_wrap=True)
 
 
 class Stopwatch:

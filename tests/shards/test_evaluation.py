@@ -61,7 +61,10 @@ def test_words_are_cut(shards):
 
 
 def test_a_split_without_captions_is_refused(shards):
-    with pytest.raises(InputError, match="no video with captions in split val; it has the splits test, train"):
+    with pytest.raises(
+        InputError,
+        match="no video with captions in split val; its videos, captioned or not, are of the splits test, train",
+    ):
         evaluation_clips(shards, "val")
 
 
