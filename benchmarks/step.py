@@ -12,12 +12,14 @@ package in bfloat16. Both see the same weights and the same batch, and the table
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
 import itertools
 import json
+import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -33,8 +35,10 @@ from pipeline.config import LossSettings, ModelSettings
 from pipeline.models import MFT
 from pipeline.models.davenet import Davenet
 from pipeline.models.fusion import FusionTransformer
+from pipeline.models.products import Linear, product
 from pipeline.objectives import build_loss
 from pipeline.objectives.combinatorial import TERMS
+from pipeline.training.memory import keep_freed_memory
 
 SIZES = {
     "small": ModelSettings(embed_dim=256, projection_dim=384, heads=4, video_dim=512, davenet_width=16),
@@ -263,18 +267,31 @@ def peak_memory(step: Callable[[Batch], object], batch: Batch, device: str) -> i
     return torch.cuda.max_memory_allocated()
 
 
+def with_torch_layers(model: nn.Module) -> nn.Module:
+    """A copy of the model whose linear maps are torch's own, as in the published program."""
+    twin = copy.deepcopy(model)
+    for module in twin.modules():
+        if type(module) is Linear:
+            module.__class__ = nn.Linear
+    return twin
+
+
 def count_operations(step: Callable[[Batch], object], batch: Batch) -> float:
     """Floating-point operations of a step's matrix products and convolutions, two for a multiplication and addition."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.mkldnn._linear_pointwise: _of_linear}) as counter:
         step(batch)
     return float(counter.get_total_flops())
+
+
+def _of_linear(x_shape: Sequence[int], weight_shape: Sequence[int], *_: object, **__: object) -> int:
+    return 2 * math.prod(x_shape) * weight_shape[0]
 
 
 def matrix_peak(device: str) -> float:
     """Operations per second of a large matrix product, in the precision that the step has on this device."""
     size, dtype = (8192, torch.bfloat16) if device == "cuda" else (2048, torch.float32)
     matrix = torch.randn(size, size, device=device, dtype=dtype)
-    seconds = min(time_step(lambda _: matrix @ matrix, {}, device) for _ in range(10))
+    seconds = min(time_step(lambda _: product(matrix, matrix), {}, device) for _ in range(10))
     return 2 * size**3 / seconds
 
 
@@ -289,11 +306,17 @@ def main() -> None:
     arguments = parser.parse_args()
 
     settings, device = SIZES[arguments.size], arguments.device
+    if device == "cpu":
+        keep_freed_memory()
     torch.manual_seed(0)
     with torch.device(device):
         model = MFT(settings).train()
     batch = make_batch(settings, arguments.clips, device)
-    steps = {"published way": Step(model, device, published=True), "this package": Step(model, device, published=False)}
+    published = with_torch_layers(model)
+    steps = {
+        "published way": Step(published, device, published=True),
+        "this package": Step(model, device, published=False),
+    }
     distance = differences(steps["this package"], steps["published way"], batch)
     operations = {name: count_operations(step, batch) for name, step in steps.items()}
     if arguments.compile:

@@ -21,12 +21,13 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
-from step import now, published_davenet, published_projection
+from step import now, published_davenet, published_projection, with_torch_layers
 from torch import Tensor
 
 from pipeline.config import LossSettings, ModelSettings
 from pipeline.models import MCN
 from pipeline.objectives import MultimodalLoss, build_loss
+from pipeline.training.memory import keep_freed_memory
 
 PER_VIDEO = 32
 PAPER = ModelSettings(name="mcn", embed_dim=6144, davenet="small", reconstruction_dim=1024)
@@ -166,6 +167,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     model_settings, loss_settings = SIZES[arguments.size]
+    if arguments.device == "cpu":
+        keep_freed_memory()
     torch.manual_seed(0)
     with torch.device(arguments.device):
         model = MCN(model_settings).train()
@@ -175,16 +178,17 @@ def main() -> None:
     batches = make_batches(model_settings, arguments.videos, 4, arguments.device)
     fill_queue(model, loss, clustering, batches)
 
+    published = with_torch_layers(model)
     ways = {
-        "published way": lambda batch: published_loss(model, batch, clustering, loss),
-        "this package": lambda batch: our_loss(model, batch, loss),
+        "published way": (published, lambda batch: published_loss(published, batch, clustering, loss)),
+        "this package": (model, lambda batch: our_loss(model, batch, loss)),
     }
     seconds, clustered = dict.fromkeys(ways, 0.0), dict.fromkeys(ways, 0.0)
     worst = 0.0
     for step in range(loss_settings.queue_size):
         totals = []
-        for name, way in ways.items():
-            model.zero_grad(set_to_none=True)
+        for name, (network, way) in ways.items():
+            network.zero_grad(set_to_none=True)
             start = now(arguments.device)
             total, spent = way(batches[step % len(batches)])
             total.backward()

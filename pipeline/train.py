@@ -67,8 +67,11 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, ranks: Ranks) -> int:
     from pipeline.text.words import WordVectors
     from pipeline.training.batches import preparation
     from pipeline.training.loop import train
+    from pipeline.training.memory import keep_freed_memory
     from pipeline.training.runs import note_stand_ins
 
+    if ranks.device.type == "cpu":
+        keep_freed_memory()
     run = arguments.run or Path("runs") / recipe.name
     shards = ShardSet(arguments.shards)
     note_stand_ins(recipe, arguments.shards)

@@ -3,6 +3,9 @@
 Harwath, Hsu and Glass, *Learning Hierarchical Discrete Linguistic Units from Visually-Grounded Speech* (ICLR 2020).
 Its first kernel spans all mel bands, so everything after it is a convolution over time alone and runs as one, though
 the weights keep the two-dimensional shapes of the published checkpoints.
+
+Tensors are ``[batch, channels, time]``. Where :mod:`~pipeline.models.fast_convolution` takes fewer operations on a CPU
+they lie in memory as it makes them, time first and channels last, and stay so until a convolution as defined comes.
 """
 
 from __future__ import annotations
@@ -13,6 +16,9 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from pipeline.models.fast_convolution import Plan, convolve, plan
+from pipeline.models.products import linear
 
 DavenetSize = Literal["small", "large"]
 
@@ -35,7 +41,37 @@ class TimeConvolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[batch, in channels, time]`` → ``[batch, out channels, time / stride]``."""
         out_channels, _, _, width = self.weight.shape
-        return F.conv1d(x, self.weight.view(out_channels, -1, width), stride=self.stride, padding=self.padding)
+        kernel = self.weight.view(out_channels, -1, width)
+        if width == 1 and _channels_last(x):
+            return linear(x.permute(2, 0, 1)[:: self.stride], kernel[:, :, 0]).permute(1, 2, 0)
+        cut = self._plan(x)
+        if cut is None:
+            return F.conv1d(x, kernel, stride=self.stride, padding=self.padding)
+        signal = x.permute(2, 0, 1)
+        if self.stride == 2:
+            signal, kernel = _phases(signal, kernel)
+        return convolve(signal.contiguous(), kernel, cut).permute(1, 2, 0)
+
+    def _plan(self, x: Tensor) -> Plan | None:
+        if torch.compiler.is_compiling() or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+            return None
+        out_channels, in_channels, _, width = self.weight.shape
+        if width == 1:
+            return None
+        batch, _, time = x.shape
+        if self.stride == 1:
+            return plan(time, batch, in_channels, out_channels, width)
+        return plan(math.ceil(time / 2), batch, 2 * in_channels, out_channels, width // 2 + 1)
+
+
+class TimeNorm(nn.BatchNorm2d):
+    """Batch norm of ``[batch, channels, time]``, as a norm of images, which alone is fast with channels last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape, and the same order in memory."""
+        if _channels_last(x):
+            return super().forward(x.permute(2, 1, 0).unsqueeze(3)).squeeze(3).permute(2, 1, 0)
+        return super().forward(x.unsqueeze(2)).squeeze(2)
 
 
 class ResidualBlock(nn.Module):
@@ -44,11 +80,11 @@ class ResidualBlock(nn.Module):
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
         self.conv1 = TimeConvolution((channels, in_channels, 1, KERNEL), stride)
-        self.bn1 = nn.BatchNorm1d(channels)
+        self.bn1 = TimeNorm(channels)
         self.conv2 = TimeConvolution((channels, channels, 1, KERNEL))
-        self.bn2 = nn.BatchNorm1d(channels)
+        self.bn2 = TimeNorm(channels)
         self.downsample = (
-            nn.Sequential(TimeConvolution((channels, in_channels, 1, 1), stride), nn.BatchNorm1d(channels))
+            nn.Sequential(TimeConvolution((channels, in_channels, 1, 1), stride), TimeNorm(channels))
             if stride > 1
             else None
         )
@@ -73,7 +109,7 @@ class Davenet(nn.Module):
         # The published programs hold this norm but never call it; it stays so that checkpoints keep their layout.
         self.batchnorm1 = nn.BatchNorm1d(1).requires_grad_(False)
         self.conv1 = TimeConvolution((width, 1, MEL_BANDS, 1))
-        self.bn1 = nn.BatchNorm1d(width)
+        self.bn1 = TimeNorm(width)
         self.stages = len(BLOCKS[size])
         in_channels = width
         for stage, blocks in enumerate(BLOCKS[size]):
@@ -98,3 +134,24 @@ class Davenet(nn.Module):
         """Which tokens hold a real frame: bool ``[batch, frames]`` → bool ``[batch, ceil(frames / stride)]``."""
         frames = frame_mask.float().unsqueeze(1)
         return F.max_pool1d(frames, self.stride, ceil_mode=True).squeeze(1) > 0
+
+
+def _channels_last(x: Tensor) -> bool:
+    return x.stride(1) == 1 and x.shape[1] > 1
+
+
+def _phases(signal: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
+    """A convolution of stride 2 as one of stride 1: even and odd samples become channels, and so do the taps.
+
+    Args:
+        signal: ``[time, batch, channels]``.
+        kernel: ``[out channels, channels, taps]``; ``taps`` is ``4 n + 1``, so that the middle one is even.
+
+    Returns:
+        ``[time / 2, batch, 2 * channels]`` and ``[out channels, 2 * channels, taps // 2 + 1]``.
+    """
+    time, batch, channels = signal.shape
+    signal = F.pad(signal, (0, 0, 0, 0, 0, time % 2))
+    pairs = signal.view(-1, 2, batch, channels).transpose(1, 2).reshape(-1, batch, 2 * channels)
+    taps = F.pad(kernel, (0, 1)).unflatten(2, (-1, 2)).permute(0, 3, 1, 2)
+    return pairs, taps.reshape(len(kernel), 2 * channels, -1)

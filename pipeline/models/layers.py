@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
+from pipeline.models.products import Linear
 
 ProjectionKind = Literal["gated", "linear", "none"]
 
@@ -18,7 +19,7 @@ class ContextGating(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.fc = nn.Linear(dim, dim)
+        self.fc = Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., dim]`` → ``[..., dim]``."""
@@ -30,7 +31,7 @@ class GatedUnit(nn.Module):
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__()
-        self.fc = nn.Linear(in_dim, out_dim)
+        self.fc = Linear(in_dim, out_dim)
         self.cg = ContextGating(out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,7 +44,7 @@ def projection(kind: ProjectionKind, in_dim: int, out_dim: int) -> nn.Module:
     if kind == "gated":
         return GatedUnit(in_dim, out_dim)
     if kind == "linear":
-        return nn.Linear(in_dim, out_dim)
+        return Linear(in_dim, out_dim)
     if in_dim != out_dim:
         raise InputError(f"a projection of kind none cannot turn {in_dim} dimensions into {out_dim}: use linear")
     return nn.Identity()
@@ -57,8 +58,8 @@ class Attention(nn.Module):
         if dim % heads:
             raise InputError(f"model.embed_dim {dim} cannot be split into {heads} heads: it must be a multiple")
         self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.proj = Linear(dim, dim)
 
     def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each ``[batch, heads, tokens, dim / heads]``, of ``[batch, tokens, 3 * dim]``."""
@@ -88,8 +89,8 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc1 = Linear(dim, hidden_dim)
+        self.fc2 = Linear(hidden_dim, dim)
 
     def hidden(self, x: Tensor) -> Tensor:
         """``[..., dim]`` → ``[..., hidden_dim]``; :attr:`fc2` leads back."""

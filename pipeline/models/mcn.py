@@ -18,6 +18,7 @@ from pipeline.config import ModelSettings
 from pipeline.errors import InputError
 from pipeline.models.davenet import Davenet
 from pipeline.models.layers import ContextGating, GatedUnit
+from pipeline.models.products import Linear
 
 
 class SentenceMaxPool(nn.Module):
@@ -25,7 +26,7 @@ class SentenceMaxPool(nn.Module):
 
     def __init__(self, word_dim: int, dim: int) -> None:
         super().__init__()
-        self.fc = nn.Linear(word_dim, dim)
+        self.fc = Linear(word_dim, dim)
 
     def forward(self, words: Tensor) -> Tensor:
         """``[batch, words, word dim]`` → ``[batch, dim]``."""
@@ -37,8 +38,8 @@ class FusedGatedUnit(nn.Module):
 
     def __init__(self, in_dim: int, dim: int) -> None:
         super().__init__()
-        self.fc_audio = nn.Linear(in_dim, dim)
-        self.fc_text = nn.Linear(in_dim, dim)
+        self.fc_audio = Linear(in_dim, dim)
+        self.fc_text = Linear(in_dim, dim)
         self.cg = ContextGating(dim)
 
     def forward(self, audio: Tensor, text: Tensor) -> Tensor:
@@ -65,7 +66,7 @@ class MCN(nn.Module):
         branch_dim = dim // 2 if self.fused else dim
         self.DAVEnet = Davenet(settings.davenet, settings.davenet_width)
         audio_dim = self.DAVEnet.dim
-        self.DAVEnet_projection = nn.Linear(audio_dim, branch_dim)
+        self.DAVEnet_projection = Linear(audio_dim, branch_dim)
         # The fused form never calls this unit; it stays so that checkpoints keep their layout.
         self.GU_audio = GatedUnit(audio_dim, audio_dim).requires_grad_(not self.fused)
         self.GU_video = GatedUnit(settings.video_dim, dim)
@@ -134,16 +135,16 @@ class MCN(nn.Module):
 
     def _add_cluster_head(self, dim: int, projection_dim: int | None, classes: int) -> None:
         if projection_dim is None:
-            self.classification = nn.Linear(dim, classes, bias=False)
+            self.classification = Linear(dim, classes, bias=False)
             # The published program holds two more heads that it never calls.
-            self.classification2 = nn.Linear(dim, classes, bias=False).requires_grad_(False)
-            self.classification3 = nn.Linear(dim, classes, bias=False).requires_grad_(False)
+            self.classification2 = Linear(dim, classes, bias=False).requires_grad_(False)
+            self.classification3 = Linear(dim, classes, bias=False).requires_grad_(False)
             return
         hidden = dim // 8
         self.projection_head = nn.Sequential(
-            nn.Linear(dim, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, projection_dim)
+            Linear(dim, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), Linear(hidden, projection_dim)
         )
-        self.classification = nn.Linear(projection_dim, classes, bias=False)
+        self.classification = Linear(projection_dim, classes, bias=False)
 
     def _cluster_scores(self, embedding: Tensor) -> Tensor:
         if self.settings.cluster_projection_dim is not None:
@@ -180,7 +181,7 @@ def _check(settings: ModelSettings) -> None:
 
 
 def _reconstruction(dim: int, hidden: int, out_dim: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, out_dim), nn.ReLU())
+    return nn.Sequential(Linear(dim, hidden), nn.ReLU(), Linear(hidden, out_dim), nn.ReLU())
 
 
 def _present(batch: Mapping[str, Tensor], name: str) -> Tensor:
