@@ -36,6 +36,8 @@ SMALL = ModelSettings(
 )
 SIZES = {
     "small": (SMALL, LossSettings(name="mcn", clusters=64, queue_size=20)),
+    # the published network; a batch that a CPU takes cannot start 256 clusters
+    "medium": (PAPER, LossSettings(name="mcn", clusters=64, queue_size=20)),
     "paper": (PAPER, LossSettings(name="mcn")),
 }
 Batch = Mapping[str, Tensor]

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from pipeline.backbones.fusion import fuse_convolutions
 from pipeline.media.decode import FrameFormat
 
 
@@ -34,6 +35,8 @@ class Backbone:
     """Frames from the start of one clip to the next."""
     padding: Literal["black", "repeat"] = "black"
     """What a clip that runs past the end is filled with: black frames, or its last frame."""
+    fusable: bool = False
+    """Whether a CPU can run it by :func:`~pipeline.backbones.fusion.fuse_convolutions`."""
     seeded: bool = False
     """Whether the weights are random stand-ins for published ones."""
 
@@ -43,12 +46,25 @@ class Backbone:
         return self.frame_format.rate / self.stride
 
     def load(self, device: torch.device | str = "cpu") -> nn.Module:
-        """The network on ``device``, in evaluation mode, without gradients.
+        """The network on ``device``, in evaluation mode, without gradients, laid out in memory as is fastest there.
 
         Raises:
             InputError: the weights are neither in ``TORCH_HOME`` nor to be had.
         """
-        return self.build().eval().requires_grad_(False).to(device)
+        device = torch.device(device)
+        network = self.build().eval().requires_grad_(False).to(device)
+        if self.clip_length is None:
+            network = network.to(memory_format=torch.channels_last)
+        elif device.type == "cuda":
+            network = network.to(memory_format=torch.channels_last_3d)
+        if self.fusable and device.type == "cpu" and isinstance(network, Normalized):
+            network.network = fuse_convolutions(network.network, self._typical_input())
+        return network
+
+    def _typical_input(self) -> list[int]:
+        height = self.frame_format.size
+        width = height if self.frame_format.crop else height * 16 // 9
+        return [1, 3, *([self.clip_length] if self.clip_length else []), height, width]
 
 
 class Normalize(nn.Module):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from pipeline.backbones.base import Backbone
 from pipeline.backbones.engine import Engine, Session
@@ -52,7 +51,7 @@ class FeatureExtractor:
         names = {"2d": settings.video_2d, "3d": settings.video_3d}
         self.backbones: dict[str, Backbone] = {key: get_backbone(name) for key, name in names.items() if name}
         on_gpu = self.device.type == "cuda"
-        networks = {key: _laid_out(backbone, self.device) for key, backbone in self.backbones.items()}
+        networks = {key: backbone.load(self.device) for key, backbone in self.backbones.items()}
         batch_size = settings.batch_size or (GPU_BATCH if on_gpu else CPU_BATCH)
         self._engine = Engine(networks, self.device, batch_size, normalize=settings.normalize)
 
@@ -136,11 +135,3 @@ class ClipCutter:
 def _submit(session: Session, key: str, inputs: Iterator[np.ndarray]) -> None:
     for frames in inputs:
         session.submit(key, frames)
-
-
-def _laid_out(backbone: Backbone, device: torch.device) -> nn.Module:
-    """The network with channels last in memory where convolutions are faster so: not in time and space on a CPU."""
-    network = backbone.load(device)
-    if backbone.clip_length is None:
-        return network.to(memory_format=torch.channels_last)
-    return network.to(memory_format=torch.channels_last_3d) if device.type == "cuda" else network

@@ -23,6 +23,7 @@ def resnet152() -> Backbone:
         frame_format=FrameFormat(rate=1, size=224),
         version="resnet152/1: torchvision, IMAGENET1K_V1 (394f9c45), 1 frame/s, shorter side 224, whole frame",
         build=_build,
+        fusable=True,
     )
 
 

@@ -88,6 +88,7 @@ def resnext101_3d() -> Backbone:
         clip_length=16,
         stride=16,
         padding="black",
+        fusable=True,
     )
 
 

@@ -9,7 +9,7 @@ first layer over blocks of 2 x 2 x 2 pixels). Parameters have the names of the p
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional
 
 from pipeline.backbones.base import Backbone, Normalize, Normalized
@@ -143,6 +143,10 @@ def _blocks(x: torch.Tensor) -> torch.Tensor:
     return x.permute(0, 3, 5, 7, 1, 2, 4, 6).reshape(batch, 8 * channels, time // 2, height // 2, width // 2)
 
 
+# shapes are for these to look at, not for whoever traces the network
+fx.wrap("_blocks")
+
+
 def _pool(x: torch.Tensor, size: _Size, stride: _Size) -> torch.Tensor:
     """Maximum with TensorFlow's ``SAME`` padding: zeros, where odd the larger part at the end."""
     missing = [max(kernel - step, 0) for kernel, step in zip(size, stride, strict=True)]
@@ -161,6 +165,7 @@ def s3d_howto100m() -> Backbone:
         clip_length=32,
         stride=10,
         padding="repeat",
+        fusable=True,
     )
 
 
