@@ -12,15 +12,14 @@ package in bfloat16. Both see the same weights and the same batch, and the table
 from __future__ import annotations
 
 import argparse
-import copy
 import gc
 import itertools
 import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +202,7 @@ class Step:
         """One step; gradients are in the parameters afterwards. Returns the loss and the outputs."""
         self.model.zero_grad(set_to_none=True)
         if self.published:
-            with self._precision(torch.float16):
+            with self._precision(torch.float16), torch_layers(self.model):
                 outputs = published_outputs(self.model, batch)
                 total = published_loss(outputs, self.settings.weights, self.settings.temperature)
         else:
@@ -267,13 +266,17 @@ def peak_memory(step: Callable[[Batch], object], batch: Batch, device: str) -> i
     return torch.cuda.max_memory_allocated()
 
 
-def with_torch_layers(model: nn.Module) -> nn.Module:
-    """A copy of the model whose linear maps are torch's own, as in the published program."""
-    twin = copy.deepcopy(model)
-    for module in twin.modules():
-        if type(module) is Linear:
-            module.__class__ = nn.Linear
-    return twin
+@contextmanager
+def torch_layers(model: nn.Module) -> Iterator[None]:
+    """Makes the model's linear maps torch's own, as they are in the published program."""
+    own = [module for module in model.modules() if type(module) is Linear]
+    for module in own:
+        module.__class__ = nn.Linear
+    try:
+        yield
+    finally:
+        for module in own:
+            module.__class__ = Linear
 
 
 def count_operations(step: Callable[[Batch], object], batch: Batch) -> float:
@@ -312,9 +315,8 @@ def main() -> None:
     with torch.device(device):
         model = MFT(settings).train()
     batch = make_batch(settings, arguments.clips, device)
-    published = with_torch_layers(model)
     steps = {
-        "published way": Step(published, device, published=True),
+        "published way": Step(model, device, published=True),
         "this package": Step(model, device, published=False),
     }
     distance = differences(steps["this package"], steps["published way"], batch)

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
-from step import now, published_davenet, published_projection, with_torch_layers
+from step import now, published_davenet, published_projection, torch_layers
 from torch import Tensor
 
 from pipeline.config import LossSettings, ModelSettings
@@ -85,13 +85,14 @@ def published_loss(
 ) -> tuple[Tensor, float]:
     """The loss of a step, and the seconds spent clustering."""
     video = batch["video"].squeeze(1)
-    audio = published_davenet(model.DAVEnet, batch["audio"]).mean(dim=1)
-    text = model.text_pooling_caption(batch["text"])
-    embeddings = {
-        "video": published_projection(model.GU_video, video),
-        "audio": model.DAVEnet_projection(published_projection(model.GU_audio, audio)),
-        "text": published_projection(model.GU_text_captions, text),
-    }
+    with torch_layers(model):
+        audio = published_davenet(model.DAVEnet, batch["audio"]).mean(dim=1)
+        text = model.text_pooling_caption(batch["text"])
+        embeddings = {
+            "video": published_projection(model.GU_video, video),
+            "audio": model.DAVEnet_projection(published_projection(model.GU_audio, audio)),
+            "text": published_projection(model.GU_text_captions, text),
+        }
     total = torch.zeros((), device=video.device)
     for first, second in (("text", "video"), ("audio", "text"), ("audio", "video")):
         similarity = embeddings[first] @ embeddings[second].T
@@ -108,10 +109,9 @@ def published_loss(
         own[range(len(own)), labels] = 1
         total = total + F.nll_loss(F.log_softmax(scores - loss.margin * own, dim=1), labels) / 3
     targets = {"video": video, "audio": audio, "text": text}
-    errors = [
-        F.mse_loss(model.get_submodule(f"recon_{name[0]}")(embeddings[name]), target, reduction="none").mean(-1)
-        for name, target in targets.items()
-    ]
+    with torch_layers(model):
+        rebuilt = {name: model.get_submodule(f"recon_{name[0]}")(embeddings[name]) for name in targets}
+    errors = [F.mse_loss(rebuilt[name], target, reduction="none").mean(-1) for name, target in targets.items()]
     return total + loss.reconstruction_weight * sum(errors).mean(), clustered
 
 
@@ -180,17 +180,16 @@ def main() -> None:
     batches = make_batches(model_settings, arguments.videos, 4, arguments.device)
     fill_queue(model, loss, clustering, batches)
 
-    published = with_torch_layers(model)
     ways = {
-        "published way": (published, lambda batch: published_loss(published, batch, clustering, loss)),
-        "this package": (model, lambda batch: our_loss(model, batch, loss)),
+        "published way": lambda batch: published_loss(model, batch, clustering, loss),
+        "this package": lambda batch: our_loss(model, batch, loss),
     }
     seconds, clustered = dict.fromkeys(ways, 0.0), dict.fromkeys(ways, 0.0)
     worst = 0.0
     for step in range(loss_settings.queue_size):
         totals = []
-        for name, (network, way) in ways.items():
-            network.zero_grad(set_to_none=True)
+        for name, way in ways.items():
+            model.zero_grad(set_to_none=True)
             start = now(arguments.device)
             total, spent = way(batches[step % len(batches)])
             total.backward()
