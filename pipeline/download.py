@@ -32,7 +32,7 @@ from rich.progress import (
 from pipeline.acquire.ledger import Ledger, LedgerRow
 from pipeline.acquire.pacing import NodeState, Pacer
 from pipeline.acquire.reasons import REASONS, classify
-from pipeline.acquire.session import STAGE, Job, Session
+from pipeline.acquire.session import STAGE, VANISHED, Job, Session
 from pipeline.acquire.sources import Credentials, Sources, find_credentials
 from pipeline.cli import console, parse_with_recipe, run_verb, verb_parser
 from pipeline.config import DownloadSettings, Recipe
@@ -95,7 +95,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--limit", type=int, help="ask for so many videos at most")
     parser.add_argument(
-        "--retry", action="append", default=[], metavar="REASON", choices=REASONS, help="try such failures again"
+        "--retry",
+        action="append",
+        default=[],
+        metavar="REASON",
+        choices=[*REASONS, VANISHED],
+        help=f"try such failures again; {VANISHED}: what is done, but neither in the folder any more nor extracted",
     )
     parser.add_argument("--ray-address", help="a Ray cluster to run on; default: this machine")
 
@@ -129,6 +134,11 @@ def run(arguments: argparse.Namespace, recipe: Recipe) -> None:
         session.tally.flush()
         ray_pool.stop()
         _say(session)
+    if session.got_nothing:
+        raise InputError(
+            f"none of the {session.tally.settled:,} videos could be had: python -m pipeline.status "
+            f"{arguments.manifest} says why"
+        )
 
 
 def _say(session: Session) -> None:
@@ -227,7 +237,8 @@ def _watching(pool: ActorPool[Job, LedgerRow], progress: Progress, session: Sess
             came, now = sum(state.bytes for state in states), time.monotonic()
             speed = max(came - before, 0) / (now - at)
             before, at = came, now
-            progress.update(bar, said=f"{session.tally.describe(most=3)}, {speed / 1e6:.1f} MB/s{_complaints(states)}")
+            said = (session.tally.describe(most=3), f"{speed / 1e6:.1f} MB/s", describe_pace(states))
+            progress.update(bar, said=", ".join(part for part in said if part) + _complaints(states))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -236,6 +247,18 @@ def _watching(pool: ActorPool[Job, LedgerRow], progress: Progress, session: Sess
     finally:
         over.set()
         watcher.join(5.0)
+
+
+def describe_pace(states: Sequence[NodeState]) -> str:
+    """How fast the nodes ask, all together and, of several, the slowest."""
+    if not states:
+        return ""
+    total = f"{sum(state.requests_per_second for state in states):.2g} requests/s"
+    if len(states) == 1:
+        return total
+    slowest = sorted(states, key=lambda state: state.requests_per_second)[:3]
+    each = ", ".join(f"{state.host} {state.requests_per_second:.2g}" for state in slowest)
+    return f"{total} from {len(states)} nodes ({each}{', ...' if len(states) > 3 else ''})"
 
 
 def _complaints(states: Sequence[NodeState]) -> str:

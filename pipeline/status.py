@@ -22,6 +22,8 @@ from pipeline.cli import run_verb
 from pipeline.datasets.table import Manifest
 
 BARS = " ▁▂▃▄▅▆▇█"
+VIDEOS_OF_A_CURVE = 100
+"""Fewer say little about how the pace changed."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -97,11 +99,14 @@ def _categories(found: Coverage, most: int) -> Table:
 
 
 def _throughput(stage: StageCoverage) -> str:
-    peak = max(videos for _, videos, _ in stage.per_hour) or 1
-    curve = "".join(BARS[-(-videos * (len(BARS) - 1) // peak)] for _, videos, _ in stage.per_hour)
+    """The mean, and where there are enough videos to make one, the curve over time."""
     begin, end = (datetime.fromtimestamp(at or 0).strftime("%d %b %H:%M:%S") for at in (stage.first, stage.last))
     hours = max((stage.last or 0) - (stage.first or 0), 1.0) / 3600
     mean = f"{stage.done / hours:,.0f} videos/h, {stage.bytes / 1e6 / hours / 3600:.2f} MB/s"
+    if stage.done < VIDEOS_OF_A_CURVE:
+        return f"{stage.stage}: {begin} to {end}; {mean} on average"
+    peak = max(videos for _, videos, _ in stage.per_hour) or 1
+    curve = "".join(BARS[-(-videos * (len(BARS) - 1) // peak)] for _, videos, _ in stage.per_hour)
     return f"{stage.stage}: {begin} |{curve}| {end}; {mean} on average, {peak:,} videos/h at most"
 
 

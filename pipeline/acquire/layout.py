@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 
 MEDIA_ENDINGS = ("mp4", "webm", "mkv", "mov", "m4v", "avi", "flv", "3gp", "ts", "mpg", "mpeg", "ogv", "wmv")
@@ -33,6 +35,18 @@ def find_video(folder: Path | str, video_id: str) -> Path | None:
     """A video's complete file, None where there is none."""
     candidates = (video_path(folder, video_id, ending) for ending in MEDIA_ENDINGS)
     return next((path for path in candidates if path.is_file()), None)
+
+
+def videos_in(folder: Path | str) -> set[str]:
+    """The ids of all complete files, from one listing of each folder."""
+    found: set[str] = set()
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as places:
+        for place in places:
+            if place.is_dir():
+                with os.scandir(place.path) as files:
+                    names = (file.name.rpartition(".") for file in files if not file.name.startswith("."))
+                    found.update(stem for stem, _, ending in names if ending in MEDIA_ENDINGS)
+    return found
 
 
 def find_captions(folder: Path | str, video_id: str) -> Path | None:

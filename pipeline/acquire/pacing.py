@@ -46,6 +46,8 @@ class PaceState:
     """Seconds left of a pause."""
     closed: str | None
     """The reason for which it is not asked any more."""
+    lately: float = 0.0
+    """Requests per second that there were of late."""
 
     @property
     def slowed(self) -> bool:
@@ -66,6 +68,11 @@ class NodeState:
     host: str
     bytes: int
     paces: dict[str, PaceState]
+
+    @property
+    def requests_per_second(self) -> float:
+        """Of late, from all sources."""
+        return sum(pace.lately for pace in self.paces.values())
 
 
 @dataclass
@@ -175,7 +182,10 @@ class Pacer:
             limit = self._settings.requests_per_second
             paces = {
                 source: PaceState(
-                    pace.rate if pace.rate != limit else None, max(pace.paused_until - at, 0.0), pace.closed
+                    pace.rate if pace.rate != limit else None,
+                    max(pace.paused_until - at, 0.0),
+                    pace.closed,
+                    _measured(pace.starts, at) if pace.starts else 0.0,
                 )
                 for source, pace in self._paces.items()
             }

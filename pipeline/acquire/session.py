@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.acquire.layout import videos_in
 from pipeline.acquire.ledger import Ledger, now
 from pipeline.acquire.reasons import REASONS, is_temporary
 from pipeline.acquire.tally import Tally
@@ -20,6 +21,8 @@ from pipeline.datasets.table import Manifest
 from pipeline.types import Video
 
 STAGE = "download"
+VANISHED = "vanished"
+"""Said instead of a reason: the ledger calls a video done, but it is neither in the folder nor extracted."""
 DISK_SECONDS = 2.0
 """The room on the disk is looked at this often."""
 
@@ -38,7 +41,7 @@ class Session:
     Args:
         settings: the caps for a day and for the disk.
         folder: the folder of all videos.
-        retry: reasons of failures for good that are tried again all the same.
+        retry: reasons of failures for good that are tried again all the same, and :data:`VANISHED`.
         limit: videos to ask for at most.
         had: videos of the manifest that need not be fetched; None: those that the ledger calls done.
     """
@@ -57,8 +60,14 @@ class Session:
         rows = ledger.rows()
         latest = ledger.latest_of(rows, STAGE)
         finished = pc.equal(latest["outcome"], "done")
+        self._vanished: list[str] = []
         if had is not None:
             finished = pc.is_in(latest["video_id"], value_set=pa.array(had, pa.string()))
+        elif _count(finished):
+            self._vanished = self._gone(latest.filter(finished)["video_id"], rows)
+            if VANISHED in retry:
+                lost = pc.is_in(latest["video_id"], value_set=pa.array(self._vanished, pa.string()))
+                finished, self._vanished = pc.and_not(finished, lost), []
         settled = [reason for reason in REASONS if not is_temporary(reason) and reason not in retry]
         given_up = pc.and_not(pc.is_in(latest["reason"], value_set=pa.array(settled, pa.string())), finished)
         self._skip = {*latest.filter(pc.or_(finished, given_up))["video_id"].to_pylist(), *(had or ())}
@@ -72,6 +81,20 @@ class Session:
         self.stopped: dict[str, str] = {}
         """What ended before its time: the node, or the run itself, and why."""
         self._looked_at_disk = 0.0
+
+    def _gone(self, done: pa.ChunkedArray, rows: pa.Table) -> list[str]:
+        """Which of the done are neither in the folder nor went through extraction, after which ``run`` deletes them."""
+        used = self._ledger.latest_of(rows, "extract")["video_id"]
+        there = pa.array(list(videos_in(self._folder)), pa.string())
+        kept = pc.is_in(done, value_set=pa.chunked_array([*used.chunks, there], pa.string()))
+        listed = pc.is_in(done, value_set=self._manifest.table(["video_id"])["video_id"])
+        gone: list[str] = done.filter(pc.and_not(listed, kept)).to_pylist()
+        return gone
+
+    @property
+    def got_nothing(self) -> bool:
+        """Whether videos were asked for, and there is none, from this run or an earlier one."""
+        return bool(self.tally.settled) and not self.tally.counts["done"] and not self.done_before
 
     def jobs(self) -> Iterator[Job]:
         """What there is to fetch, in the manifest's order; ends early when a cap is reached."""
@@ -102,6 +125,11 @@ class Session:
         before = f"before: {self.done_before:,} done, {self.failed_before:,} failed for good"
         nothing = "nothing to do" if self.total == 0 else "nothing done"
         lines = [f"download: {did if self.tally.settled else nothing}; {before}"]
+        if self._vanished:
+            lines.append(
+                f"{len(self._vanished):,} of the done are neither in {self._folder} nor extracted (such as "
+                f"{self._vanished[0]}): --retry {VANISHED} fetches them again"
+            )
         return lines + [f"stopped early, {who}: {why}" for who, why in self.stopped.items()]
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pipeline.datasets.files import read_cells
+from pipeline.datasets.table import LONGEST_ID
 from pipeline.errors import InputError
 from pipeline.types import Caption, Video
 
@@ -20,7 +21,8 @@ _TIMES = re.compile(r"_(\d\d\.\d\d\.\d\d\.\d{3})-(\d\d\.\d\d\.\d\d\.\d{3})$")
 def read_lsmdc(lists: Mapping[str, Path | str]) -> Iterator[Video]:
     """One row per clip; its URL is the clip's place below the folder of films, ``<film>/<clip>.avi``.
 
-    Ids are the clips' names without the dots in their times, so that they stay short and plain.
+    Ids are the clips' names without the dots in their times; of a film with a long name what is too much is left out,
+    as its number at the front tells it apart.
 
     Args:
         lists: by split (``train``, ``validation``, ``test``), the tab-separated list: name, start and end as aligned,
@@ -36,8 +38,9 @@ def read_lsmdc(lists: Mapping[str, Path | str]) -> Iterator[Video]:
                 raise InputError(f"{path}: line {line}: {name!r} is not <film>_<start>-<end>")
             film = name[: times.start()]
             length = _clock(times[2]) - _clock(times[1])
+            clock = times[0].replace(".", "")
             yield Video(
-                name.replace(".", ""),
+                film.replace(".", "")[: LONGEST_ID - len(clock)] + clock,
                 f"{film}/{name}.avi",
                 split=split,
                 category_1=film,

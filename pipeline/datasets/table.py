@@ -34,7 +34,9 @@ ROW_GROUP = 4096
 NAMED = 20
 """Refused ids that a summary names; the others are counted."""
 _PLAIN = [name for name in SCHEMA.names if name != "captions"]
-_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
+LONGEST_ID = 64
+"""Characters of an id."""
+_ID = re.compile(rf"[A-Za-z0-9_-][A-Za-z0-9_.-]{{0,{LONGEST_ID - 1}}}")
 
 
 def is_video_id(text: str) -> bool:

@@ -47,6 +47,15 @@ def test_requests_per_second_holds_for_each_source():
     assert starts(pacer, clock, 2, source="other") == [1.5, 2.0]
 
 
+def test_the_pace_of_late_is_told():
+    pacer, clock = make()
+    starts(pacer, clock, 20, work=0.5)
+    starts(pacer, clock, 10, source="other", work=1.0)
+    state = pacer.state()
+    assert state.paces["other"].lately == pytest.approx(1.0)
+    assert state.requests_per_second == pytest.approx(20 / 20 + 1.0)
+
+
 def test_a_complaint_halves_the_pace_and_pauses_for_growing_times():
     pacer, clock = make(requests_per_second=4.0, pause=30.0)
     starts(pacer, clock, 1, "rate_limited")

@@ -10,10 +10,11 @@ import pytest
 
 from pipeline import ray_pool
 from pipeline.acquire.layout import find_video
-from pipeline.acquire.ledger import Ledger
+from pipeline.acquire.ledger import Ledger, LedgerRow
+from pipeline.acquire.pacing import NodeState, PaceState
 from pipeline.datasets.table import Manifest, write_manifest
 from pipeline.demo.mirror import Fault, Mirror
-from pipeline.download import main
+from pipeline.download import describe_pace, main
 from pipeline.errors import InputError
 from pipeline.types import Video
 
@@ -119,6 +120,40 @@ def test_a_stopped_run_goes_on(manifest, corpus, kind, shared_ray, capsys):
         assert mirror.bytes_sent <= 1.15 * sum(path.stat().st_size for path in corpus.iterdir())
 
 
+def test_the_pace_of_all_nodes_and_of_the_slowest():
+    def node(host, *rates):
+        return NodeState(host, 0, {f"s{n}": PaceState(None, 0.0, None, rate) for n, rate in enumerate(rates)})
+
+    assert describe_pace([]) == ""
+    assert describe_pace([node("a", 1.5, 1.0)]) == "2.5 requests/s"
+    many = [node("a", 4.0), node("b", 0.5), node("c", 1.0), node("d", 2.0)]
+    assert describe_pace(many) == "7.5 requests/s from 4 nodes (b 0.5, c 1, d 2, ...)"
+
+
+def test_what_vanished_from_the_folder_is_said_and_fetched_when_asked(manifest, corpus, shared_ray, capsys):
+    with Mirror(corpus) as mirror:
+        download(manifest, mirror, capsys)
+        for lost in ("a3", "a7"):
+            find_video(manifest.path.parent / "videos", lost).unlink()
+        # run deletes what is extracted
+        Ledger(manifest.ledger).append([LedgerRow("a7", "extract", "done")])
+        before = mirror.requests.copy()
+        said = download(manifest, mirror, capsys)
+        assert "1 of the done are neither in" in said[-1] and "(such as a3): --retry vanished" in said[-1]
+        assert mirror.requests == before
+        said = download(manifest, mirror, capsys, "--retry", "vanished")
+        assert "1 done, 0 failed" in said[-1] and set(mirror.requests - before) == {"a3.mp4"}
+    assert whole(manifest, corpus) == {f"a{number}" for number in range(10) if number != 7}
+
+
+def test_a_list_of_which_nothing_can_be_had_is_an_error(manifest, corpus, shared_ray, capsys):
+    with Mirror(corpus, {f"a{number}.mp4": Fault("status", status=404) for number in range(10)}) as mirror:
+        with pytest.raises(InputError, match=r"none of the 10 videos could be had: .*pipeline.status .*m.parquet"):
+            download(manifest, mirror, capsys)
+        assert set(outcomes(manifest).values()) == {"not_found"}
+        download(manifest, mirror, capsys)  # nothing to do is none
+
+
 def test_what_a_user_can_mend_is_said_before_anything_starts(manifest, corpus, capsys):
     with Mirror(corpus) as mirror:
         with pytest.raises(InputError, match="may hold"):
@@ -131,7 +166,9 @@ def test_what_a_user_can_mend_is_said_before_anything_starts(manifest, corpus, c
 
 def test_a_source_that_refuses_everything_is_given_up_and_said(manifest, corpus, shared_ray, capsys):
     with Mirror(corpus, login=("me", "secret")) as mirror:
-        said = download(manifest, mirror, capsys, "--download.give_up_after", "3", "--download.concurrency", "1")
+        with pytest.raises(InputError, match="none of the 3 videos could be had"):
+            download(manifest, mirror, capsys, "--download.give_up_after", "3", "--download.concurrency", "1")
+        said = capsys.readouterr().err.strip().splitlines()
         assert mirror.requests.total() == 3 and set(outcomes(manifest).values()) == {"auth_failed"}
         assert "is not asked any more: it only answers auth_failed" in said[-1]
         assert "0 done, 3 failed (auth_failed 3)" in said[-2]

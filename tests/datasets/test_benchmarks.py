@@ -157,6 +157,11 @@ def test_lsmdc(tmp_path):
     assert is_video_id(video.video_id)
     assert video.url == f"0050_Indiana_Jones_and_the_last_crusade/{name}.avi"
     assert video.captions == [Caption(0.0, pytest.approx(2.357), 'He "nods" at SOMEONE.')]
+    long_name = "1054_Harry_Potter_and_the_prisoner_of_azkaban_00.01.33.000-00.01.35.500"
+    (tmp_path / "long.csv").write_text("\t".join([long_name, "a", "b", "c", "d", "It flies."]) + "\n")
+    (video,) = read_lsmdc({"test": tmp_path / "long.csv"})
+    assert video.video_id == "1054_Harry_Potter_and_the_prisoner_of_azkaba_000133000-000135500"
+    assert is_video_id(video.video_id) and video.url.endswith(f"azkaban/{long_name}.avi")
     (tmp_path / "bad.csv").write_text("x\ty\n")
     with pytest.raises(InputError, match="line 1 has 2 columns, not 6"):
         list(read_lsmdc({"train": tmp_path / "bad.csv"}))
