@@ -193,6 +193,8 @@ def _options(settings: DownloadSettings, transfer: Transfer) -> dict[str, Any]:
     return {
         "quiet": True,
         "noprogress": True,
+        # yt-dlp formats a line of progress for every block, which nobody sees; the hook comes all the same
+        "progress_delta": 3600.0,
         "logger": _Silence(),
         "color": "never",
         "noplaylist": True,
