@@ -194,6 +194,11 @@ class LossSettings:
     """What ``mcn`` contrasts: all pairs, or, to fine-tune for retrieval, text with the sum of video and sound."""
     clusters: int = 256
     """Centroids of ``mcn``; 0: no clustering."""
+    clustering: Literal["kmeans", "sinkhorn"] = "kmeans"
+    """``sinkhorn``: equally large clusters by optimal transport, which each modality predicts of the others; they are
+    the ``model.cluster_classes``, and there is no queue."""
+    soft_labels: bool = False
+    """Whether ``sinkhorn`` gives a clip to several clusters in parts."""
     queue_size: int = 20
     """Batches that ``mcn`` clusters at once, and steps between two runs of k-means; 0: each batch by itself."""
     cluster_weight: float = 1.0

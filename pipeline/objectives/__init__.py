@@ -30,6 +30,8 @@ def build_loss(settings: LossSettings) -> CombinatorialLoss | MultimodalLoss:
             settings.cluster_weight,
             settings.reconstruction_weight,
             settings.contrast,
+            settings.clustering,
+            settings.soft_labels,
         )
 
     def mil_nce_at_temperature(similarity: Tensor, present: Tensor | None) -> Tensor:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from pipeline.errors import InputError
 from pipeline.objectives.clustering import OnlineClustering, cluster_contrast
 from pipeline.objectives.contrastive import dot_similarity, mms
+from pipeline.objectives.sinkhorn import swapped_prediction
+from pipeline.objectives.timing import DeviceTimer
 
 _MODALITIES = ("text", "video", "audio")
 
@@ -29,6 +31,8 @@ class MultimodalLoss(nn.Module):
         cluster_weight: weight of the clustering term.
         reconstruction_weight: weight of the reconstruction term, where the model has one.
         contrast: ``pairs``, or ``text_to_sum``: text with the sum of video and sound, as AVLnet-Text-Tri is fine-tuned.
+        clustering: ``kmeans``, or ``sinkhorn`` on the model's cluster head, whose outputs are the clusters.
+        soft_labels: whether ``sinkhorn`` predicts shares of all clusters instead of one cluster.
     """
 
     def __init__(
@@ -39,11 +43,19 @@ class MultimodalLoss(nn.Module):
         cluster_weight: float,
         reconstruction_weight: float,
         contrast: Literal["pairs", "text_to_sum"] = "pairs",
+        clustering: Literal["kmeans", "sinkhorn"] = "kmeans",
+        soft_labels: bool = False,
     ) -> None:
         super().__init__()
         self.margin = margin
         self.contrast = contrast
-        self.clustering = OnlineClustering(clusters, queue_size) if clusters > 0 else None
+        if soft_labels and clustering != "sinkhorn":
+            raise InputError("loss.soft_labels is for loss.clustering sinkhorn: k-means gives a clip to one cluster")
+        self.clustering = OnlineClustering(clusters, queue_size) if clusters > 0 and clustering == "kmeans" else None
+        self.by_transport = clusters > 0 and clustering == "sinkhorn"
+        self.soft_labels = soft_labels
+        self.clustering_time = DeviceTimer()
+        """Time of finding clusters, with their loss where it cannot be told apart."""
         self.cluster_weight = cluster_weight
         self.reconstruction_weight = reconstruction_weight
 
@@ -61,8 +73,8 @@ class MultimodalLoss(nn.Module):
         """
         terms = self._contrast(outputs)
         total = torch.stack(list(terms.values())).sum()
-        if self.clustering is not None:
-            terms["cluster"] = self._cluster(outputs, self.clustering)
+        if self.clustering is not None or self.by_transport:
+            terms["cluster"] = self._cluster(outputs)
             total = total + self.cluster_weight * terms["cluster"]
         if "reconstruction" in outputs:
             terms["reconstruction"] = outputs["reconstruction"].mean()
@@ -90,14 +102,18 @@ class MultimodalLoss(nn.Module):
         similarity = dot_similarity(outputs["text_embed"], outputs["video_embed"] + outputs["audio_embed"])
         return mms(similarity, _present(outputs, *_MODALITIES), self.margin)
 
-    def _cluster(self, outputs: Mapping[str, Tensor], clustering: OnlineClustering) -> Tensor:
-        embeddings = {
-            name: outputs.get(f"{name}_cluster", outputs[f"{name}_embed"])
-            for name in _MODALITIES
-            if f"{name}_embed" in outputs
-        }
-        present = {name: _present(outputs, name) for name in embeddings}
-        labels, centroids = clustering(_mean_of_present(embeddings, present), _enters(outputs, present))
+    def _cluster(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        names = [name for name in _MODALITIES if f"{name}_embed" in outputs]
+        embeddings = {name: outputs.get(f"{name}_cluster", outputs[f"{name}_embed"]) for name in names}
+        present = {name: _present(outputs, name) for name in names}
+        device = embeddings[names[0]].device
+        if self.clustering is None:
+            if f"{names[0]}_cluster" not in outputs:
+                raise InputError("loss.clustering sinkhorn needs a cluster head: set model.cluster_classes")
+            with self.clustering_time.measuring(device):
+                return swapped_prediction(embeddings, present, self.soft_labels)
+        with self.clustering_time.measuring(device):
+            labels, centroids = self.clustering(_mean_of_present(embeddings, present), _enters(outputs, present))
         losses = [
             cluster_contrast(embedding, centroids, labels, present[name], self.margin)
             for name, embedding in embeddings.items()

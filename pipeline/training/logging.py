@@ -27,8 +27,9 @@ class RunLog:
     """``metrics.jsonl``, TensorBoard events and the terminal's line of one run.
 
     A row per logged step: ``step``, ``epoch``, ``loss``, ``loss/<term>``, ``gradient_norm``, ``learning_rate``,
-    ``clips_per_second``, ``data_wait`` (share of the time since the last row), ``memory_bytes`` (peak), ``at``. Losses
-    are those of the step itself, so that a resumed run writes what an undisturbed one would have written.
+    ``clips_per_second``, ``data_wait`` and, of MCN, ``clustering`` (shares of the time since the last row),
+    ``memory_bytes`` (peak), ``at``. Losses are those of the step itself, so that a resumed run writes what an
+    undisturbed one would have written.
     """
 
     def __init__(
@@ -111,10 +112,16 @@ class Stopwatch:
             self._waited += time.perf_counter() - before
             yield item
 
-    def lap(self, clips: int) -> Row:
-        """``clips_per_second`` and ``data_wait`` of this lap, in which ``clips`` went through."""
+    def lap(self, clips: int, clustering: float | None = None) -> Row:
+        """``clips_per_second``, ``data_wait`` and ``clustering`` of this lap.
+
+        Args:
+            clips: how many went through in it.
+            clustering: seconds spent on clusters; None: there are none.
+        """
         seconds = max(time.perf_counter() - self._mark, 1e-9)
-        return {"clips_per_second": clips / seconds, "data_wait": min(self._waited / seconds, 1.0)}
+        row = {"clips_per_second": clips / seconds, "data_wait": min(self._waited / seconds, 1.0)}
+        return row if clustering is None else {**row, "clustering": min(clustering / seconds, 1.0)}
 
     def next_lap(self) -> None:
         """Begins a lap; what happened since the last one ended counts for none."""
@@ -124,10 +131,11 @@ class Stopwatch:
 def describe(row: Mapping[str, Any], total_steps: int) -> str:
     """A row as one line."""
     terms = " ".join(f"{name[5:]} {value:.3f}" for name, value in row.items() if name.startswith("loss/"))
+    clustering = f"{row['clustering']:.1%} clustering · " if "clustering" in row else ""
     return (
         f"step {row['step']:,}/{total_steps:,} · epoch {row['epoch']} · loss {row['loss']:.4f} ({terms}) · "
         f"lr {row['learning_rate']:.2e} · {row['clips_per_second']:,.0f} clips/s · "
-        f"{row['data_wait']:.0%} waiting for data · {row['memory_bytes'] / 1e9:.1f} GB"
+        f"{row['data_wait']:.0%} waiting for data · {clustering}{row['memory_bytes'] / 1e9:.1f} GB"
     )
 
 

@@ -98,6 +98,7 @@ def train(
     # the scaler skips a float16 step whose gradients overflow: its norm may be infinite
     losses = LossWatch(video_ids, unchecked=("gradient_norm",) if scaler.is_enabled() else ())
     stopwatch = Stopwatch(position.elapsed)
+    clustering_time = getattr(loss, "clustering_time", None)
     clips = 0
     over = position.step >= last_step or ranks.any(seconds is not None and position.elapsed >= seconds)
 
@@ -132,7 +133,8 @@ def train(
             if logging or saving:
                 epoch = (position.step - 1) // steps_per_epoch
                 row = {"step": position.step, "epoch": epoch, **losses.look(), "learning_rate": rate}
-                row |= {**stopwatch.lap(clips), "memory_bytes": peak_memory(ranks.device)}
+                spent = clustering_time.take() if clustering_time is not None and "loss/cluster" in row else None
+                row |= {**stopwatch.lap(clips, spent), "memory_bytes": peak_memory(ranks.device)}
                 if evaluating and validate is not None:
                     row |= ranks.from_main(validate(model) if ranks.is_main else {})
                     model.train(not settings.eval_mode)

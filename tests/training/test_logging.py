@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pipeline.training.logging import RunLog, Stopwatch, read_rows
+from pipeline.training.logging import RunLog, Stopwatch, describe, read_rows
 
 ROW = {"epoch": 0, "loss/tv": 0.5, "gradient_norm": 1.0, "learning_rate": 1e-3, "clips_per_second": 10.0}
 ROW |= {"data_wait": 0.25, "memory_bytes": 3_000_000_000}
@@ -37,6 +37,12 @@ def test_rows_curves_and_a_line(tmp_path: Path) -> None:
     assert shown.count("\n") == 1  # without a terminal a line now and then, not one for every row
 
 
+def test_the_share_of_clustering_is_told_where_there_is_one() -> None:
+    row = {"step": 1, "loss": 1.0, **ROW}
+    assert "clustering" not in describe(row, 10)
+    assert "1.2% clustering" in describe({**row, "clustering": 0.012}, 10)
+
+
 def test_a_resumed_run_writes_over_what_a_crash_left_behind(tmp_path: Path) -> None:
     write(tmp_path, range(1, 8))
     with (tmp_path / "metrics.jsonl").open("a") as file:
@@ -66,6 +72,7 @@ def test_the_stopwatch_tells_waiting_from_working(monkeypatch) -> None:
         now[0] += 1.0
     assert stopwatch.elapsed == 58.0
     assert stopwatch.lap(16) == {"clips_per_second": 2.0, "data_wait": 0.75}
+    assert stopwatch.lap(16, clustering=2.0)["clustering"] == 0.25
     now[0] += 30.0  # saving and evaluating count for no lap
     stopwatch.next_lap()
     now[0] += 2.0
