@@ -123,6 +123,8 @@ def _show(result: dict[str, Any]) -> None:
     table.add_column("")
     table.add_column("", justify="right")
     for key, meaning in _MEANING.items():
+        if key == "top5" and len(result["classes"]) <= 5:
+            continue  # all of five are always among the first five
         table.add_row(meaning, f"{result[key]:.2f}" if key == "entropy" else f"{result[key]:.1f}")
     console.print(table)
 
