@@ -106,7 +106,7 @@ def test_training_and_evaluation_read_from_the_store(store, folder, whole, tmp_p
     there.close()
     here.close()
     (batch,), (expected,) = (evaluation_clips(ShardSet(place), "test") for place in (mounted, whole))
-    assert torch.equal(batch["video"], expected["video"])
+    assert torch.equal(batch["features_3d"], expected["features_3d"])
 
 
 def test_removed_tars_are_read_from_the_store_and_new_ones_follow(store, folder, tmp_path, capsys):
