@@ -89,7 +89,7 @@ class Worker:
         Raises:
             OSError: the disk is full, or fails.
         """
-        from pipeline.shards.sample import Sample, encode_captions
+        from pipeline.shards.sample import Sample, encode_captions, to_8bit
 
         started = time.monotonic()
         try:
@@ -99,6 +99,8 @@ class Worker:
         notes = features.notes + ([job.note] if job.note else [])
         captions = job.video.captions or []
         arrays: dict[Any, Any] = dict(features.arrays)
+        if "audio" in arrays and self.settings.audio_dtype == "8bit":
+            arrays["audio"] = to_8bit(arrays["audio"])
         caption_words = [0] * (len(captions) + 1)
         if captions:
             arrays["text"], caption_words = encode_captions(captions, self.words.ids)
