@@ -44,6 +44,14 @@ class Narration(NamedTuple):
         return np.concatenate(parts) if parts else self.word_ids[:0]
 
 
+class _Track(NamedTuple):
+    """A video's features of one modality, the clips' windows in them, and where in the batch they belong."""
+
+    member: Member | None
+    windows: list[Window]
+    target: NDArray[Any]
+
+
 class ClipReader:
     """Reads clips of videos into batches. Videos are numbered as in the :class:`ShardSet`.
 
@@ -160,67 +168,54 @@ class ClipReader:
         return pending
 
     def _fill_video(self, rows: Arrays, number: int, clips: Sequence[Clip]) -> list[Read]:
-        members = [self._members[modality].get(number) for modality in self._tracks]
-        windows = [
-            [feature_window(clip.start, clip.end, member.rate, member.length) for clip in clips]
-            if member
-            else [(0, 0)] * len(clips)
-            for member in members
-        ]
-        targets = [rows[f"features_{modality}"] for modality in self._tracks]
-        if self._tracks and self.settings.max_video_tokens and self.settings.video_tokens == "clip":
-            lengths = zip(*([stop - first for first, stop in track] for track in windows), strict=True)
+        tracks = [self._track(modality, rows, number, clips) for modality in self._tracks]
+        as_stored = all(track.member is None or track.member.dtype == track.target.dtype for track in tracks)
+        if tracks and as_stored and self.settings.max_video_tokens and self.settings.video_tokens == "clip":
+            lengths = zip(*([stop - first for first, stop in track.windows] for track in tracks), strict=True)
             tokens = [first_tokens(found, self.settings.max_video_tokens) for found in lengths]
             # 2D features that are denser than 3D ones are picked, not stretched
             if all(clip.steps[0] <= clip.kept for clip in tokens):
-                return self._fill_first(rows, number, members, windows, targets, tokens)
-        self._fill_chosen(rows, number, members, windows, targets)
+                return self._fill_first(rows, number, tracks, tokens)
+        self._fill_chosen(rows, number, tracks)
         return []
 
+    def _track(self, modality: Modality, rows: Arrays, number: int, clips: Sequence[Clip]) -> _Track:
+        member = self._members[modality].get(number)
+        windows = [(0, 0)] * len(clips)
+        if member is not None:
+            windows = [feature_window(clip.start, clip.end, member.rate, member.length) for clip in clips]
+        return _Track(member, windows, rows[f"features_{modality}"])
+
     def _fill_first(
-        self,
-        rows: Arrays,
-        number: int,
-        members: Sequence[Member | None],
-        windows: Sequence[Sequence[Window]],
-        targets: Sequence[NDArray[Any]],
-        tokens: Sequence[FirstTokens],
+        self, rows: Arrays, number: int, tracks: Sequence[_Track], tokens: Sequence[FirstTokens]
     ) -> list[Read]:
         """Reads the first features of each clip to where they belong."""
         pending: list[Read] = []
-        for track, (member, target) in enumerate(zip(members, targets, strict=True)):
-            steps = [clip.steps[track] for clip in tokens]
+        for place, (member, windows, target) in enumerate(tracks):
+            steps = [clip.steps[place] for clip in tokens]
             if member is not None:
-                kept = [(first, first + taken) for (first, _), taken in zip(windows[track], steps, strict=True)]
-                pending += self._read(
-                    number, member, kept, [values[:taken] for values, taken in zip(target, steps, strict=True)]
-                )
+                kept = [(first, first + taken) for (first, _), taken in zip(windows, steps, strict=True)]
+                targets = [values[:taken] for values, taken in zip(target, steps, strict=True)]
+                pending += self._read(number, member, kept, targets)
             for values, taken in zip(target, steps, strict=True):
                 values[taken:] = 0
         rows["places_2d"][:] = [clip.places for clip in tokens]
         rows["video_tokens"][:] = [clip.kept for clip in tokens]
         return pending
 
-    def _fill_chosen(
-        self,
-        rows: Arrays,
-        number: int,
-        members: Sequence[Member | None],
-        windows: Sequence[Sequence[Window]],
-        targets: Sequence[NDArray[Any]],
-    ) -> None:
+    def _fill_chosen(self, rows: Arrays, number: int, tracks: Sequence[_Track]) -> None:
         """Reads whole clips and keeps what their tokens are."""
         found = [
-            self._read_aside(number, member, track) if member else [target[0, :0]] * len(track)
-            for member, track, target in zip(members, windows, targets, strict=True)
+            self._read_aside(number, member, windows) if member else [target[0, :0]] * len(windows)
+            for member, windows, target in tracks
         ]
         rows["places_2d"][:] = np.arange(rows["places_2d"].shape[1])
         rows["video_tokens"][:] = 0
-        for place, tracks in enumerate(zip(*found, strict=True)):
-            chosen = token_features(tracks, self.settings.max_video_tokens, self.settings.video_tokens)
-            for target, features in zip(targets, chosen, strict=True):
-                target[place, : len(features)] = features
-                target[place, len(features) :] = 0
+        for place, features in enumerate(zip(*found, strict=True)):
+            chosen = token_features(features, self.settings.max_video_tokens, self.settings.video_tokens)
+            for track, values in zip(tracks, chosen, strict=True):
+                track.target[place, : len(values)] = values
+                track.target[place, len(values) :] = 0
             rows["video_tokens"][place] = max(map(len, chosen))
 
     def _read(

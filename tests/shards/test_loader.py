@@ -1,4 +1,5 @@
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from pipeline.shards.loader import TrainingLoader
 from pipeline.shards.order import epoch_order
 from pipeline.shards.reader import ShardSet
 from pipeline.shards.sample import to_8bit
+from pipeline.shards.tars import Tars
 from tests.shards.samples import make_sample, small_sample, video_tokens, write_shards
 
 SETTINGS = ClipSettings(per_video=3, seconds=8.0, max_audio_frames=700)
@@ -331,6 +333,34 @@ def test_a_damaged_shard_is_fatal_or_skipped(tmp_path, workers, caplog):
     assert int(missing.sum()) == 6
     assert not batch["text_mask"][missing].any()
     assert batch["text_mask"][~missing].any(dim=1).any()
+
+
+def test_what_the_disk_gives_later_is_the_same(shards, monkeypatch):
+    expected = list(TrainingLoader(shards, SETTINGS, batch_videos=23, seed=1))
+    monkeypatch.setattr(Tars, "read_soon", lambda self, read: False)
+    assert all(map(equal, TrainingLoader(shards, SETTINGS, batch_videos=23, seed=1), expected))
+
+
+def test_a_disk_that_fails_later_leaves_out_those_videos_alone(shards, monkeypatch):
+    (expected,) = TrainingLoader(shards, SETTINGS, batch_videos=23, seed=1)
+    read_into = Tars.read_into
+
+    def failing(self, read):
+        if read.tar == 1 and isinstance(read.buffers[0], np.ndarray):
+            raise self.damaged(read.tar, "Input/output error")
+        read_into(self, read)
+
+    monkeypatch.setattr(Tars, "read_soon", lambda self, read: False)
+    monkeypatch.setattr(Tars, "read_into", failing)
+    with pytest.raises(ShardError, match=r"set-w0-000001\.tar: Input/output error"):
+        list(TrainingLoader(shards, SETTINGS, batch_videos=23, seed=1))
+    (batch,) = TrainingLoader(shards, replace(SETTINGS, damaged="skip"), batch_videos=23, seed=1)
+    lost = torch.tensor([shards.shard(number) == 1 for number in expected["video_index"].tolist()])
+    assert 0 < int(lost.sum()) < len(lost)
+    assert torch.equal(batch["video_index"] == -1, lost)
+    assert all(torch.equal(batch[name][~lost], expected[name][~lost]) for name in expected)
+    decoded = decode_batch(batch)
+    assert not any(decoded[name][lost].any() for name in ("text_mask", "video", "video_mask", "audio", "audio_mask"))
 
 
 @settings(max_examples=60, deadline=None)
