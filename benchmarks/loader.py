@@ -1,13 +1,15 @@
 """The training loader against the published way of loading, and against the disk.
 
-    python benchmarks/loader.py                          # a size that a laptop holds: 48 videos, 0.7 GB
+    python benchmarks/loader.py                          # a size that a laptop holds: 96 videos, 1.4 GB
     python benchmarks/loader.py --videos 400 --workers 8 --json loader.json
 
 Videos of 6.5 minutes with the features of the `mft` recipe are made up, and written as shards and as the published
 programs' files. The baseline reads those files as MFT's program does: a Dataset that loads a video's three `npz` files
-whole, draws the same ten windows, makes float32 tensors and looks words up one by one; a DataLoader that collates. Both
-run with the same number of workers, on a cold page cache (the files are dropped from it before each epoch) and a warm
-one. CPU seconds are those of all processes, so that clips per CPU second hold on a machine that does other things too.
+whole, draws the same ten windows, makes float32 tensors and looks words up one by one; a DataLoader that collates. Ours
+is measured twice: `shards`, batches as a device takes them, in their stored types; `tensors`, the same with what the
+device does with them done on this CPU, in one thread of the process that trains. All run with the same
+number of workers, on a cold page cache (the files are dropped from it before each epoch) and a warm one. CPU seconds
+are those of all processes, so that clips per CPU second hold on a machine that does other things too.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,8 +43,9 @@ from pipeline.shards.index import IndexRow, read_index, rows_of, write_index
 from pipeline.shards.loader import TrainingLoader
 from pipeline.shards.reader import ShardSet
 from pipeline.shards.sample import Sample, encode_captions, to_8bit, to_decibels
-from pipeline.shards.tars import Tars
+from pipeline.shards.tars import Read, Tars
 from pipeline.shards.writer import ShardWriter
+from pipeline.training.batches import WordTable, to_device
 from pipeline.types import Caption
 
 SECONDS = 390
@@ -51,18 +54,19 @@ SETTINGS = ClipSettings()
 BATCH_VIDEOS = 8
 
 
-def make_shards(folder: Path, videos: int) -> ShardSet:
+def make_shards(folder: Path, videos: int, audio: str) -> ShardSet:
     """Made-up videos with the sizes and rates of ResNet-152, 3D ResNeXt-101 and log-mel features."""
     generator = np.random.default_rng(0)
     captions = [Caption(float(start), start + 3.2, "") for start in np.arange(0, SECONDS - 4, 3.6)]
     with ShardWriter(folder, "bench", "w0", 300_000_000) as writer:
         for number in range(videos):
             text, offsets = encode_captions(captions, lambda _: generator.integers(0, VOCABULARY, 6, np.int32))
+            spectrogram = generator.uniform(-80, 0, (SECONDS * 100, 40)).astype(np.float16)
             arrays: dict[Any, Any] = {
                 "text": text,
                 "2d": np.abs(generator.standard_normal((SECONDS, 2048), np.float32)).astype(np.float16),
                 "3d": np.abs(generator.standard_normal((SECONDS * 3 // 2, 2048), np.float32)).astype(np.float16),
-                "audio": generator.uniform(-80, 0, (SECONDS * 100, 40)).astype(np.float16),
+                "audio": to_8bit(spectrogram) if audio == "8bit" else spectrogram,
             }
             rates = {"2d": 1.0, "3d": 1.5, "audio": 100.0}
             writer.add(Sample(f"video{number:06d}", float(SECONDS), captions, arrays, rates, offsets))
@@ -151,19 +155,29 @@ class Published:
 
 
 class Ours:
-    """Batches of the loader, with the words looked up."""
+    """Batches of the loader, as a device takes them: bytes as they are stored, which the device makes tensors of."""
 
-    def __init__(self, shards: ShardSet, workers: int, vectors: Tensor):
-        self.loader, self.vectors = TrainingLoader(shards, SETTINGS, BATCH_VIDEOS, seed=1, workers=workers), vectors
+    def __init__(self, shards: ShardSet, workers: int):
+        self.loader = TrainingLoader(shards, SETTINGS, BATCH_VIDEOS, seed=1, workers=workers)
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        for batch in self.loader:
-            batch["text"] = F.embedding(batch["word_ids"].long() + 1, self.vectors)
-            yield batch
+    def __iter__(self) -> Iterator[Mapping[str, Tensor]]:
+        yield from self.loader
 
     def close(self) -> None:
         """Ends the workers."""
         self.loader.close()
+
+
+class OursAsTensors(Ours):
+    """The same, as the network takes them: this process does on the CPU what a GPU would do."""
+
+    def __init__(self, shards: ShardSet, workers: int, vectors: np.ndarray):
+        super().__init__(shards, workers)
+        self.words = WordTable(vectors, torch.device("cpu"))
+
+    def __iter__(self) -> Iterator[Mapping[str, Tensor]]:
+        for batch in self.loader:
+            yield to_device(batch, self.words, self.words.vectors.device)
 
 
 def drop(folder: Path) -> None:
@@ -173,6 +187,15 @@ def drop(folder: Path) -> None:
         if path.is_file():
             with path.open("rb") as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def warm(folder: Path) -> None:
+    """Gets a folder's files into the page cache: clips of one epoch are a quarter of them only."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb", buffering=0) as file:
+                while file.read(1 << 24):
+                    pass
 
 
 def children() -> list[int]:
@@ -191,14 +214,13 @@ def cpu_seconds() -> float:
 
 def measure(batches: Published | Ours, epochs: int, before: Callable[[], None]) -> dict[str, float]:
     """Clips per second and CPU second over some epochs, after one that starts the workers."""
-    for _ in batches:
-        pass
+    consume(batches)
     seconds = cpu = clips = 0.0
     for _ in range(epochs):
         before()
         started, started_cpu = time.perf_counter(), cpu_seconds()
         for batch in batches:
-            clips += len(batch["video"])
+            clips += len(batch["audio"])
         seconds += time.perf_counter() - started
         cpu += cpu_seconds() - started_cpu
     batches.close()
@@ -208,67 +230,80 @@ def measure(batches: Published | Ours, epochs: int, before: Callable[[], None]) 
 def against_the_published(
     shards: ShardSet, tree: Path, workers: list[int], vectors: np.ndarray, epochs: int
 ) -> list[dict[str, Any]]:
-    """Clips per second of both ways."""
+    """Clips per second of the published way, of the loader alone, and of the loader with the device's part."""
     dataset = PublishedDataset(tree, shards, {f"word{number}": vector for number, vector in enumerate(vectors)})
-    table = torch.cat([torch.zeros(1, 300), torch.from_numpy(vectors)])
     rows = []
     for count in workers:
+        ways: dict[str, Callable[[], Published | Ours]] = {
+            "published": partial(Published, dataset, count),
+            "shards": partial(Ours, shards, count),
+            "tensors": partial(OursAsTensors, shards, count, vectors),
+        }
         for cache in ("cold", "warm"):
             row: dict[str, Any] = {"workers": count, "cache": cache}
-            for way, folder in (("published", tree), ("shards", shards.folder)):
-                batches = Published(dataset, count) if way == "published" else Ours(shards, count, table)
-                before = partial(drop, folder) if cache == "cold" else (lambda: None)
-                row[way] = measure(batches, epochs, before)
-            row["times as fast"] = row["shards"]["clips/s"] / row["published"]["clips/s"]
-            row["per CPU"] = row["shards"]["clips/CPU s"] / row["published"]["clips/CPU s"]
+            for way, make in ways.items():
+                folder = tree if way == "published" else shards.folder
+                before = partial(drop if cache == "cold" else warm, folder)
+                row[way] = measure(make(), epochs, before)
+            for way in ("shards", "tensors"):
+                row[f"{way} ×"] = row[way]["clips/s"] / row["published"]["clips/s"]
+                row[f"{way} × per CPU"] = row[way]["clips/CPU s"] / row["published"]["clips/CPU s"]
             rows.append(row)
     return rows
 
 
-def against_pread(shards: ShardSet, repeats: int) -> list[dict[str, Any]]:
+def against_pread(shards: ShardSet, epochs: int) -> list[dict[str, Any]]:
     """Bytes per second of the loader in one process, and of ``pread`` alone of the same ranges in the same order."""
     ranges: list[tuple[int, int, int]] = []
-    read_into = Tars.read_into
+    read_into, read_soon = Tars.read_into, Tars.read_soon
 
-    def noting(self: Tars, tar: int, offset: int, buffer: memoryview) -> None:
-        ranges.append((tar, offset, len(buffer)))
-        read_into(self, tar, offset, buffer)
+    def noting(self: Tars, read: Read) -> bool:
+        ranges.append(read[:3])
+        read_into(self, read)
+        return True
 
-    def one_pass() -> float:
-        started = time.perf_counter()
-        for _ in TrainingLoader(shards, SETTINGS, BATCH_VIDEOS, seed=1):
-            pass
-        return time.perf_counter() - started
-
-    def raw_pass() -> float:
-        descriptors = [os.open(stem.tar, os.O_RDONLY) for stem in shards.stems]
+    def raw_pass(descriptors: list[int]) -> None:
         buffer = memoryview(bytearray(max(size for _, _, size in ranges)))
-        started = time.perf_counter()
         for tar, offset, size in ranges:
             os.preadv(descriptors[tar], [buffer[:size]], offset)
-        seconds = time.perf_counter() - started
-        for descriptor in descriptors:
-            os.close(descriptor)
-        return seconds
 
-    Tars.read_into = noting  # type: ignore[method-assign]
-    one_pass()
-    Tars.read_into = read_into  # type: ignore[method-assign]
-    size = sum(size for _, _, size in ranges)
     rows = []
+    descriptors = [os.open(stem.tar, os.O_RDONLY) for stem in shards.stems]
     for cache in ("cold", "warm"):
-        times: dict[str, list[float]] = {"loader": [], "pread": []}
-        for _ in range(repeats):
-            for name, run in (("loader", one_pass), ("pread", raw_pass)):
+        loader, plan = (TrainingLoader(shards, SETTINGS, BATCH_VIDEOS, seed=1) for _ in range(2))
+        consume(loader)
+        loader.set_epoch(1)
+        plan.set_epoch(1)
+        spent = {"loader": [0.0, 0.0], "pread": [0.0, 0.0]}
+        read = 0
+        for _ in range(epochs):
+            ranges.clear()
+            Tars.read_into = Tars.read_soon = noting  # type: ignore[method-assign,assignment]
+            consume(plan)
+            Tars.read_into, Tars.read_soon = read_into, read_soon  # type: ignore[method-assign]
+            read += sum(size for _, _, size in ranges)
+            for name, run in (("loader", partial(consume, loader)), ("pread", partial(raw_pass, descriptors))):
                 if cache == "cold":
                     drop(shards.folder)
-                times[name].append(run())
-        speed = {name: size / min(found) / 1e6 for name, found in times.items()}
-        rows.append({"cache": cache, "MB": size / 1e6, "reads": len(ranges), "loader MB/s": speed["loader"],
-                     "pread MB/s": speed["pread"], "share": speed["loader"] / speed["pread"]})  # fmt: skip
+                started, started_cpu = time.perf_counter(), time.process_time()
+                run()
+                spent[name][0] += time.perf_counter() - started
+                spent[name][1] += time.process_time() - started_cpu
+        rows.append({"cache": cache, "MB": read / epochs / 1e6, "reads": len(ranges)})
+        for name, (seconds, cpu) in spent.items():
+            rows[-1] |= {f"{name} MB/s": read / seconds / 1e6, f"{name} MB/CPU s": read / cpu / 1e6}
+        rows[-1]["share"] = spent["pread"][0] / spent["loader"][0]
+    for descriptor in descriptors:
+        os.close(descriptor)
     whole = sum(stem.tar.stat().st_size for stem in shards.stems)
-    rows.append({"share of the videos' bytes that is read": size / whole})
+    rows.append({"share of the videos' bytes that is read": read / epochs / whole})
     return rows
+
+
+def consume(batches: Iterable[object]) -> None:
+    """Takes all."""
+    for _ in batches:
+        pass
 
 
 def large_index(folder: Path, shards: ShardSet, videos: int) -> ShardSet:
@@ -360,7 +395,7 @@ def show(title: str, rows: list[dict[str, Any]]) -> None:
         table.add_column(name, justify="right")
     for row in flat:
         table.add_row(*(_format(row.get(name, "")) for name in names))
-    Console(width=150).print(table)
+    Console(width=190).print(table)
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -385,17 +420,18 @@ def _format(value: Any) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=int, default=48)
+    parser.add_argument("--videos", type=int, default=96)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--index", type=int, default=100_000, help="videos of the large index")
+    parser.add_argument("--audio", choices=["8bit", "float16"], default="8bit", help="how shards store spectrograms")
     parser.add_argument("--folder", type=Path, help="where to put the files; default: a temporary folder")
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     folder = Path(tempfile.mkdtemp(dir=arguments.folder))
     try:
-        shards = make_shards(folder / "shards", arguments.videos)
+        shards = make_shards(folder / "shards", arguments.videos, arguments.audio)
         write_tree(shards, folder / "tree")
         vectors = np.random.default_rng(1).standard_normal((VOCABULARY, 300)).astype(np.float32)
         results: dict[str, Any] = {}

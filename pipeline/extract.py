@@ -34,6 +34,7 @@ from pipeline.media.errors import MediaError
 from pipeline.shards.extraction import ORPHAN_SECONDS, STAGE, Job, Worker, job_of, row_of
 from pipeline.shards.provenance import claim_folder
 from pipeline.shards.recovery import completed_ids, seal_leftovers, wait_for_writers
+from pipeline.shards.remote import Destination, upload
 from pipeline.text.words import build_word_vectors
 
 COMMON_WORDS = 200_000
@@ -66,6 +67,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where the shards go, and who makes them."""
     parser.add_argument("--shards", type=Path, help="folder for the shards; default: shards/<manifest's name>")
     parser.add_argument("--workers", type=int, help="workers; default: one per GPU, else one per two CPUs")
+    parser.add_argument("--upload", metavar="URL", help="put each shard there when it is sealed: s3://bucket/folder")
+    parser.add_argument(
+        "--remove-uploaded", action="store_true", help="remove its tar here once it is there and compared"
+    )
 
 
 def inspect(path: Path, settings: ExtractSettings) -> None:
@@ -102,25 +107,52 @@ def run(arguments: argparse.Namespace, recipe: Recipe) -> None:
         raise InputError(f"there is no folder {arguments.videos} of videos: name it with --videos, or download first")
     ledger = Ledger(arguments.manifest.with_suffix(".ledger"))
     folder = arguments.shards or Path("shards") / manifest.name
+    destination = destination_of(arguments)
     claim_folder(folder, recipe)
     prepare_words(folder, manifest, recipe.extract)
     done, failed = settled_before(manifest, ledger, folder, arguments.retry)
+    upload_sealed(folder, destination)
     work, tally = _Work(manifest, arguments.videos, skip=done | failed), Tally(ledger)
     there = f"{work.missing} not in {arguments.videos}" if work.missing else "all downloaded"
     if work.total == 0:
         seal_leftovers(folder)
+        upload_sealed(folder, destination)
         console.print(f"extract: nothing to do; {len(done)} done, {len(failed)} failed before, {there}")
         return
     ray_pool.start(arguments.ray_address)
     try:
         # Batch systems end a job with SIGTERM; Ray has a handler of its own, which would lose the ledger's last rows.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        extract_all(work.jobs(), work.total, tally, arguments.workers, folder, manifest.name, recipe.extract)
+        extract_all(
+            work.jobs(), work.total, tally, arguments.workers, folder, manifest.name, recipe.extract, destination
+        )
+        upload_sealed(folder, destination)
     finally:
         tally.flush()
         ray_pool.stop()
         speed = f"{tally.seconds:.0f} s, {tally.settled / tally.seconds:.2f} videos/s"
         console.print(f"extract: {tally.describe()}, {there}; {speed}; shards in {folder}", soft_wrap=True)
+
+
+def destination_of(arguments: argparse.Namespace) -> Destination | None:
+    """Where the shards are to go once they are sealed; None: they stay."""
+    if arguments.upload is None:
+        if arguments.remove_uploaded:
+            raise InputError("--remove-uploaded needs --upload: nothing is removed that is nowhere else")
+        return None
+    return Destination(arguments.upload, arguments.remove_uploaded)
+
+
+def upload_sealed(folder: Path, destination: Destination | None) -> None:
+    """Makes up for what no worker uploads: shards that were sealed before, by a killed run or without a destination.
+
+    Raises:
+        InputError: the store does not answer, or gives back something else than it got.
+    """
+    if destination is not None:
+        put, there = upload(folder, *destination)
+        if put or there:
+            console.print(f"upload: {put + there:,} shards are there and whole → {destination.url}", soft_wrap=True)
 
 
 class _Work:
@@ -172,6 +204,7 @@ def extract_all(
     folder: Path,
     name: str,
     settings: ExtractSettings,
+    destination: Destination | None = None,
     progress: Progress | None = None,
     stop: threading.Event | None = None,
 ) -> None:
@@ -185,6 +218,7 @@ def extract_all(
         folder: the shards' folder, with the words that :func:`prepare_words` puts there.
         name: the data set's.
         settings: the recipe's section.
+        destination: where each shard goes when it is sealed; None: it stays.
         progress: where it is shown; None: a display of its own.
         stop: once it is set, what is quick is finished and nothing more begun.
     """
@@ -204,7 +238,7 @@ def extract_all(
 
     def create(index: int) -> Any:
         device = "cuda" if gpus else "cpu"
-        return actor.remote(settings, folder.resolve(), name, names[index], device, threads)
+        return actor.remote(settings, folder.resolve(), name, names[index], device, threads, destination)
 
     def counted(index: int, lost: list[Job]) -> set[str]:
         return completed_ids(folder, writer=names[index])

@@ -33,6 +33,7 @@ from pipeline.errors import InputError
 from pipeline.shards import extraction
 from pipeline.shards.provenance import claim_folder
 from pipeline.shards.recovery import seal_leftovers
+from pipeline.shards.remote import Destination
 from pipeline.types import Video
 
 COPIES = 2.05
@@ -72,18 +73,22 @@ def run(arguments: argparse.Namespace, recipe: Recipe) -> None:
             f"{largest / 1e9:.3g} GB: raise it, or lower download.max_bytes (now {recipe.download.max_bytes:,})"
         )
     shards = arguments.shards or Path("shards") / manifest.name
+    destination = extract.destination_of(arguments)
     claim_folder(shards, recipe)
     extract.prepare_words(shards, manifest, recipe.extract)
     relay = _relay(arguments, recipe, shards, limit, largest)
+    extract.upload_sealed(shards, destination)
     if not relay.total:
         seal_leftovers(shards)
+        extract.upload_sealed(shards, destination)
         console.print(f"run: nothing to do; {relay.before}", markup=False, soft_wrap=True)
         return
     ray_pool.start(arguments.ray_address)
     # Batch systems end a job with SIGTERM; Ray has a handler of its own, which would lose the ledger's last rows.
     handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        _drive(relay, arguments, recipe, shards)
+        _drive(relay, arguments, recipe, shards, destination)
+        extract.upload_sealed(shards, destination)
     finally:
         signal.signal(signal.SIGTERM, handler)
         relay.session.tally.flush()
@@ -113,7 +118,9 @@ def _relay(arguments: argparse.Namespace, recipe: Recipe, shards: Path, limit: i
     return Relay(session, ledger, Manifest(arguments.manifest), budget, largest, there, (len(done), len(failed)))
 
 
-def _drive(relay: Relay, arguments: argparse.Namespace, recipe: Recipe, shards: Path) -> None:
+def _drive(
+    relay: Relay, arguments: argparse.Namespace, recipe: Recipe, shards: Path, destination: Destination | None
+) -> None:
     """Runs both stages until all is done, one of them fails or somebody stops them."""
     stop, settings, session = threading.Event(), recipe.download, relay.session
     credentials = find_credentials(settings)
@@ -130,7 +137,7 @@ def _drive(relay: Relay, arguments: argparse.Namespace, recipe: Recipe, shards: 
     def extract_them() -> None:
         jobs, name = relay.to_extract(), arguments.manifest.stem
         extract.extract_all(
-            jobs, relay.total, relay.tally, arguments.workers, shards, name, recipe.extract, progress, stop
+            jobs, relay.total, relay.tally, arguments.workers, shards, name, recipe.extract, destination, progress, stop
         )
 
     with download.stage_progress() as progress:

@@ -5,7 +5,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import Recipe, from_dict, load_recipe, recipe_names
+from pipeline.config import ExtractSettings, Recipe, from_dict, load_recipe, recipe_names
 from pipeline.errors import InputError
 
 
@@ -73,3 +73,12 @@ def test_settings_survive_yaml(steps: int, rate: float, seeded: bool) -> None:
     recipe = Recipe("x", 1, "a test", seeded=seeded)
     recipe.train.steps, recipe.train.learning_rate = steps, rate
     assert from_dict(yaml.safe_load(yaml.safe_dump(recipe.to_dict()))) == recipe
+
+
+def test_what_decides_the_stored_values_decides_the_fingerprint() -> None:
+    """Shards from before spectrograms could be of 8 bits are of the same settings as they were."""
+    assert ExtractSettings().fingerprint() == "77a1680249dd9a7e"
+    assert ExtractSettings(timeout=1.0, shard_bytes=5).fingerprint() == ExtractSettings().fingerprint()
+    assert ExtractSettings(audio_dtype="8bit").fingerprint() != ExtractSettings().fingerprint()
+    silent = ExtractSettings(audio=False, audio_dtype="8bit")
+    assert silent.fingerprint() == ExtractSettings(audio=False).fingerprint()

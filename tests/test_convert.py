@@ -9,12 +9,12 @@ import torch
 
 from pipeline.convert import main
 from pipeline.errors import InputError
-from pipeline.shards.clips import video_tokens
+from pipeline.shards.decoding import decode_batch
 from pipeline.shards.evaluation import evaluation_clips
 from pipeline.shards.reader import ShardSet
 from pipeline.shards.verify import verify
 from pipeline.text.words import WordVectors
-from tests.shards.samples import make_sample, write_shards
+from tests.shards.samples import make_sample, video_tokens, write_shards
 
 WORDS = ["--words", "corpus", "--word-dim", "8"]
 
@@ -128,7 +128,7 @@ def test_clips_of_youcook2_give_what_the_published_program_sees(tmp_path, capsys
     shards = tmp_path / "set"
     main(["pkl", f"test={tmp_path / 'val.pkl'}", "--complete", "--shards", str(shards), *WORDS])
     assert "clip 3 (other-3) is left out, it has no 2d" in capsys.readouterr().out
-    (batch,) = evaluation_clips(ShardSet(shards), "test")
+    (batch,) = map(decode_batch, evaluation_clips(ShardSet(shards), "test"))
     assert batch["clip_ids"] == ["GLd3aX16zBg/0", "GLd3aX16zBg.1/0", "other-2/0"]
     assert batch["texts"] == [entry["caption"] for entry in entries[:3]]
     for place, entry in enumerate(entries[:3]):
@@ -144,7 +144,7 @@ def test_every_frame_of_a_short_clip_is_there(tmp_path):
     entry = {"id": 7, "2d": np.ones(4, np.float32), "audio": torch.zeros(40, 333), "caption": "flip"}
     (tmp_path / "val.pkl").write_bytes(pickle.dumps([entry]))
     main(["pkl", f"test={tmp_path / 'val.pkl'}", "--shards", str(tmp_path / "set"), *WORDS])
-    (batch,) = evaluation_clips(ShardSet(tmp_path / "set"), "test")
+    (batch,) = map(decode_batch, evaluation_clips(ShardSet(tmp_path / "set"), "test"))
     assert int(batch["audio_nframes"][0]) == 333
     assert batch["video_mask"][0].sum() == 1
 
@@ -229,7 +229,8 @@ def test_shards_become_clips_and_come_back(tmp_path):
     main(["to-pkl", str(source), str(tmp_path / "clips.pkl")])
     main(["pkl", f"test={tmp_path / 'clips.pkl'}", "--shards", str(tmp_path / "back"), *WORDS])
     for expected, found in zip(
-        evaluation_clips(ShardSet(source), "test"), evaluation_clips(ShardSet(tmp_path / "back"), "test"), strict=True
+        *(map(decode_batch, evaluation_clips(ShardSet(place), "test")) for place in (source, tmp_path / "back")),
+        strict=True,
     ):
         assert found["texts"] == expected["texts"]
         for name in ("video", "video_mask", "audio", "audio_mask"):

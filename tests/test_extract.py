@@ -19,6 +19,8 @@ from pipeline.demo.mirror import Mirror
 from pipeline.media.ffmpeg import ffmpeg_binary
 from pipeline.shards.reader import ShardSet
 from pipeline.shards.recovery import completed_ids
+from pipeline.shards.remote import mount
+from pipeline.shards.verify import verify
 from pipeline.types import Caption, Video
 from tests.conftest import VIDEOS, needs_shared
 from tests.processes import descendants, kill, named
@@ -161,6 +163,23 @@ def test_a_video_that_comes_later_is_extracted_by_the_next_run(place: Place) -> 
     hidden.rename(late)
     assert "1 done, 0 failed, all downloaded" in " ".join(place.run().split())
     assert len(contents(place.shards)) == 47
+
+
+def test_sealed_shards_go_to_a_store_and_a_killed_run_is_made_up_for(place: Place, store: str, tmp_path: Path) -> None:
+    url = f"{store}/extracted"
+    arguments = ("--extract.shard_bytes", "150000", "--upload", url, "--remove-uploaded")
+    process = place.start(*arguments)
+    wait_for_more(place, process, 12)
+    kill(process.pid)
+    process.communicate()
+    assert f"shards are there and whole → {url}" in " ".join(place.run(*arguments).split())
+    assert not list(place.shards.glob("*.tar"))
+    mount(url, tmp_path / "mounted")
+    assert verify(tmp_path / "mounted").problems == []
+    shards = ShardSet(tmp_path / "mounted")
+    assert (len(shards), shards.repeated) == (47, 0)
+    assert len(shards.stems) > 5
+    assert set(shards.ids) == set(ShardSet(place.shards).ids)
 
 
 @needs_shared

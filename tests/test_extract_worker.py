@@ -1,16 +1,21 @@
 """The extract verb's worker by itself, without Ray."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline.config import ExtractSettings
+from pipeline.config import ClipSettings, ExtractSettings
 from pipeline.errors import InputError
 from pipeline.extract import main
+from pipeline.shards.decoding import decode_batch
 from pipeline.shards.extraction import Job, Worker
+from pipeline.shards.loader import TrainingLoader
 from pipeline.shards.reader import ShardSet
+from pipeline.shards.sample import to_8bit, to_decibels
+from pipeline.shards.verify import verify
 from pipeline.text.words import WordVectors
 from pipeline.types import Caption, Video
 from tests.media.clips import H264, make, pictures, tone
@@ -18,10 +23,12 @@ from tests.media.clips import H264, make, pictures, tone
 SETTINGS = ExtractSettings(video_2d="seeded_2d", video_3d="seeded_3d", batch_size=4)
 
 
-def extract_all(folder: Path, jobs: list[Job], threads: int) -> dict[str, dict[str, bytes]]:
+def extract_all(
+    folder: Path, jobs: list[Job], threads: int, settings: ExtractSettings = SETTINGS
+) -> dict[str, dict[str, bytes]]:
     folder.mkdir()
     WordVectors(["flip", "it"], np.eye(2)).save(folder / "words.parquet")
-    worker = Worker(SETTINGS, folder, "tiny", "w0", "cpu", 1)
+    worker = Worker(settings, folder, "tiny", "w0", "cpu", 1)
     with ThreadPoolExecutor(threads) as pool:
         rows = list(pool.map(worker.extract, jobs))
     worker.close()
@@ -44,6 +51,22 @@ def test_several_videos_at_once_give_what_they_give_one_by_one(tmp_path: Path) -
     assert together == extract_all(tmp_path / "alone", jobs, threads=1)
     assert set(together) == {job.video.video_id for job in jobs[:-1]}
     assert all(set(arrays) == {"2d", "3d", "audio", "text"} for arrays in together.values())
+
+
+def test_8bit_spectrograms_are_those_that_repacking_gives(tmp_path: Path) -> None:
+    clip = make(tmp_path / "v.mp4", *pictures(3), *tone(3), *H264)
+    (tmp_path / "page.mp4").write_text("<html>")
+    jobs = [Job(Video("v"), clip), Job(Video("page"), tmp_path / "page.mp4")]
+    exact = extract_all(tmp_path / "float16", jobs, threads=1)["v"]
+    small = extract_all(tmp_path / "8bit", jobs, threads=1, settings=replace(SETTINGS, audio_dtype="8bit"))["v"]
+    assert small.pop("audio") == to_8bit(np.frombuffer(exact.pop("audio"), np.float16)).tobytes()
+    assert small == exact
+    assert verify(tmp_path / "8bit").problems == []
+    whole = ShardSet(tmp_path / "8bit").read("v").arrays["audio"]
+    (batch,) = TrainingLoader(ShardSet(tmp_path / "8bit"), ClipSettings(per_video=1), batch_videos=1, seed=1)
+    frames = decode_batch(batch)["audio"][0, :, : int(batch["audio_nframes"][0])].T
+    assert len(frames) > 250
+    np.testing.assert_array_equal(frames, to_decibels(whole, np.float32)[: len(frames)])
 
 
 def test_inspect_shows_one_file(

@@ -11,6 +11,7 @@ from pipeline.config import ClipSettings
 from pipeline.datasets.crosstask import Task
 from pipeline.errors import InputError
 from pipeline.shards.batches import ClipReader
+from pipeline.shards.decoding import decode_batch
 from pipeline.shards.reader import ShardSet
 from pipeline.text.words import WordVectors
 from pipeline.types import Caption
@@ -86,7 +87,7 @@ def test_scores_compare_every_second_with_every_step(folder: Path) -> None:
 
     def prepare(batch: dict) -> dict:
         table = torch.cat([torch.from_numpy(words.vectors), torch.zeros(1, 5)])
-        return {**batch, "text": table[batch["word_ids"].long()]}
+        return {**decode_batch(batch), "text": table[batch["word_ids"].long()]}
 
     reader, task = ClipReader(shards, ClipSettings()), Task("42", "", ("first", "pour", "then"))
     embedder = Embedder(SecondModel(), prepare, reader, words)

@@ -14,6 +14,7 @@ from pipeline.datasets.crosstask import Task
 from pipeline.errors import InputError
 from pipeline.shards.batches import ClipReader, Narration
 from pipeline.shards.clips import Clip, time_to_frame
+from pipeline.shards.layout import arrays_of
 from pipeline.text.words import WordVectors
 
 _OF_VIDEO = ("va_embed", "v+a_embed", "video_embed")
@@ -60,12 +61,11 @@ class Embedder:
         Raises:
             InputError: the model has no embedding of text alone.
         """
-        batch = self.reader.allocate(len(texts))
-        self.reader.clear(batch, 0, len(texts))
+        batch = self.reader.layout.allocate(len(texts))
+        self.reader.layout.clear(batch, 0, len(texts))
         for row, text in enumerate(texts):
             ids = torch.from_numpy(self.words.ids(text)[: batch["word_ids"].shape[1]])
             batch["word_ids"][row, : len(ids)] = ids
-            batch["text_mask"][row, : len(ids)] = 1.0
         outputs = self.model(self.prepare(batch))
         if "text_embed" not in outputs:
             raise InputError("this model has no embedding of text alone, so nothing can be named or localised with it")
@@ -77,8 +77,8 @@ class Embedder:
         embedded = []
         for first in range(0, len(clips), self.batch_clips):
             chosen = clips[first : first + self.batch_clips]
-            batch = self.reader.allocate(len(chosen))
-            self.reader.fill(batch, 0, number, chosen, _NO_NARRATION)
+            batch = self.reader.layout.allocate(len(chosen))
+            self.reader.finish(self.reader.fill(arrays_of(batch), 0, number, chosen, _NO_NARRATION))
             outputs = self.model(self.prepare(batch))
             embedded.append(next(outputs[name].float() for name in _OF_VIDEO if name in outputs))
         return torch.cat(embedded)

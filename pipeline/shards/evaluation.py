@@ -7,12 +7,14 @@ from collections.abc import Iterator
 
 import pyarrow.compute as pc
 import torch
+from torch import Tensor
 
 from pipeline.config import ClipSettings
 from pipeline.errors import InputError
 from pipeline.shards.batches import ClipReader
 from pipeline.shards.clips import whole_clip
-from pipeline.shards.pool import Batch
+from pipeline.shards.decoding import stretched
+from pipeline.shards.layout import Batch, arrays_of
 from pipeline.shards.reader import ShardSet
 
 
@@ -76,20 +78,25 @@ def cut(batch: Batch, pieces: int) -> Batch:
         batch: of shapes that ``pieces`` divides.
         pieces: how many.
     """
-    clips, bands, frames = batch["audio"].shape
+    clips, tokens = batch["places_2d"].shape
+    frames = batch["audio"].shape[1]
     piece = torch.arange(pieces)
-    left = batch["audio_nframes"][:, None] - piece * (frames // pieces)
-    video_mask = batch["video_mask"].reshape(clips, pieces, -1)
+    audio_left = batch["audio_nframes"][:, None] - piece * (frames // pieces)
+    video_left = batch["video_tokens"][:, None] - piece * (tokens // pieces)
     silent = batch["audio_nframes"][:, None] == 0
-    full = torch.where(silent, video_mask.any(dim=2), left > 0.7 * (frames // pieces))
+    full = torch.where(silent, video_left > 0, audio_left > 0.7 * (frames // pieces))
     kept = (full | (piece == 0)).flatten()
     owner = torch.arange(clips).repeat_interleave(pieces)[kept]
+    whole = {
+        "features_2d": stretched(batch["features_2d"], batch["places_2d"]),
+        "features_3d": batch["features_3d"],
+        "audio": batch["audio"],
+    }
     divided = {
-        "video": batch["video"].reshape(clips * pieces, -1, batch["video"].shape[2]),
-        "video_mask": video_mask.reshape(clips * pieces, -1),
-        "audio": batch["audio"].reshape(clips, bands, pieces, -1).transpose(1, 2).reshape(clips * pieces, bands, -1),
-        "audio_mask": batch["audio_mask"].reshape(clips * pieces, -1),
-        "audio_nframes": left.clamp(0, frames // pieces).flatten(),
+        **{name: _divided(values, pieces) for name, values in whole.items()},
+        "places_2d": torch.arange(tokens // pieces).expand(clips * pieces, -1),
+        "video_tokens": video_left.clamp(0, tokens // pieces).flatten(),
+        "audio_nframes": audio_left.clamp(0, frames // pieces).flatten(),
     }
     cut_batch: Batch = {name: values[kept] for name, values in divided.items()}
     for name, values in batch.items():
@@ -98,13 +105,19 @@ def cut(batch: Batch, pieces: int) -> Batch:
     return cut_batch
 
 
+def _divided(values: Tensor, pieces: int) -> Tensor:
+    """``[B, n, width]`` → ``[B * pieces, n / pieces, width]``."""
+    return values.reshape(len(values) * pieces, values.shape[1] // pieces, values.shape[2])
+
+
 def _batches(
     ids: list[str], reader: ClipReader, numbers: list[int], captions: list[int], batch_clips: int
 ) -> Iterator[Batch]:
     pending: list[tuple[int, int]] = [(number, index) for number in numbers for index in range(captions[number])]
     for first in range(0, len(pending), batch_clips):
         wanted = pending[first : first + batch_clips]
-        batch = reader.allocate(len(wanted))
+        batch = reader.layout.allocate(len(wanted))
+        arrays = arrays_of(batch)
         batch["clip_ids"], batch["texts"] = [], []
         row = 0
         while row < len(wanted):
@@ -113,7 +126,7 @@ def _batches(
             reader.fetch([number])
             narration = reader.narration(number)
             found = [whole_clip(narration.starts[index], narration.ends[index], index) for index in indices]
-            reader.fill(batch, row, number, found, narration)
+            reader.finish(reader.fill(arrays, row, number, found, narration))
             batch["clip_ids"] += [f"{ids[number]}/{index}" for index in indices]
             batch["texts"] += [narration.texts[index] for index in indices]
             row += len(indices)

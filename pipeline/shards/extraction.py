@@ -6,7 +6,7 @@ import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.acquire.layout import find_captions
 from pipeline.acquire.ledger import LedgerRow
@@ -14,6 +14,9 @@ from pipeline.media.captions import read_captions
 from pipeline.media.errors import MediaError
 from pipeline.settings import ExtractSettings
 from pipeline.types import Video
+
+if TYPE_CHECKING:
+    from pipeline.shards.remote import Destination
 
 STAGE = "extract"
 ORPHAN_SECONDS = 30.0
@@ -47,8 +50,19 @@ class Worker:
     Several threads may extract at once; on a GPU their frames share batches, and one decodes while another's compute.
     """
 
-    def __init__(self, settings: ExtractSettings, folder: Path, name: str, writer: str, device: str, threads: int):
+    def __init__(
+        self,
+        settings: ExtractSettings,
+        folder: Path,
+        name: str,
+        writer: str,
+        device: str,
+        threads: int,
+        destination: Destination | None = None,
+    ):
         """Loads networks and word vectors, and recovers what a killed worker of the same name left.
+
+        With a destination each shard goes there when it is sealed, while the next is made.
 
         Raises:
             InputError: weights are missing, or another process still writes as ``writer``.
@@ -56,6 +70,7 @@ class Worker:
         import torch  # takes seconds to import, and the verb's driver needs none of it
 
         from pipeline.backbones.extractor import FeatureExtractor
+        from pipeline.shards.uploads import SealedUploads
         from pipeline.shards.writer import ShardWriter
         from pipeline.text.words import WordVectors
 
@@ -63,7 +78,9 @@ class Worker:
         self.settings = settings
         self.features = FeatureExtractor(settings, device)
         self.words = WordVectors.load(folder / "words.parquet")
-        self.writer = ShardWriter(folder, name, writer, settings.shard_bytes, wait=ORPHAN_SECONDS)
+        self.uploads = SealedUploads(folder, writer, destination) if destination else None
+        on_seal = self.uploads.start if self.uploads else lambda: None
+        self.writer = ShardWriter(folder, name, writer, settings.shard_bytes, wait=ORPHAN_SECONDS, on_seal=on_seal)
         self._writing = threading.Lock()
 
     def extract(self, job: Job) -> LedgerRow:
@@ -72,7 +89,7 @@ class Worker:
         Raises:
             OSError: the disk is full, or fails.
         """
-        from pipeline.shards.sample import Sample, encode_captions
+        from pipeline.shards.sample import Sample, encode_captions, to_8bit
 
         started = time.monotonic()
         try:
@@ -82,6 +99,8 @@ class Worker:
         notes = features.notes + ([job.note] if job.note else [])
         captions = job.video.captions or []
         arrays: dict[Any, Any] = dict(features.arrays)
+        if "audio" in arrays and self.settings.audio_dtype == "8bit":
+            arrays["audio"] = to_8bit(arrays["audio"])
         caption_words = [0] * (len(captions) + 1)
         if captions:
             arrays["text"], caption_words = encode_captions(captions, self.words.ids)
@@ -105,8 +124,10 @@ class Worker:
         return row_of(job, "done", None, "; ".join(notes), started)
 
     def close(self) -> None:
-        """Seals the shard in the making."""
+        """Seals the shard in the making, and waits until it is where it goes."""
         self.writer.close()
+        if self.uploads is not None:
+            self.uploads.close()
 
 
 def row_of(job: Job, outcome: str, reason: str | None, message: str, started: float | None = None) -> LedgerRow:

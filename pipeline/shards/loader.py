@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-import torch
 from numpy.typing import NDArray
 
 from pipeline.config import ClipSettings
@@ -16,14 +17,18 @@ from pipeline.errors import InputError
 from pipeline.shards.batches import ClipReader
 from pipeline.shards.clips import training_clips
 from pipeline.shards.files import ShardError
+from pipeline.shards.layout import Batch, arrays_of
 from pipeline.shards.order import epoch_order, rank_slice
-from pipeline.shards.pool import Batch, Work, WorkerPool
+from pipeline.shards.pool import LENT, Slots, Work, WorkerPool
 from pipeline.shards.reader import ShardSet
+from pipeline.shards.tars import Read
 
 log = logging.getLogger(__name__)
 
 _FETCHED = 8
 """Samples that are asked of an object store at once."""
+_READ_AHEAD = 4
+"""Videos whose bytes a disk gets while the next one's are asked for."""
 
 _Request = tuple[int, NDArray[np.int64]]
 """An epoch, and the videos of a batch in it."""
@@ -33,7 +38,7 @@ class TrainingLoader:
     """Batches of training clips.
 
     Iterating gives the batches of the epoch from where it stands to the epoch's end, and then stands at the beginning
-    of the next one. A batch is a dictionary, see :meth:`ClipReader.layout`; its clips are video-major.
+    of the next one. A batch is a dictionary, see :class:`BatchLayout`; its clips are video-major.
 
     What a global batch holds depends on the seed, the epoch, ``batch_videos`` and the shards alone: not on the number
     of ranks or workers. The clips of a video depend on seed, epoch and the video's id.
@@ -166,19 +171,24 @@ class TrainingLoader:
 
     def _start(self) -> WorkerPool | Iterator[tuple[Batch, list[str]]]:
         requests = self.plan(self.epoch, self.batch)
-        if not self._workers:
-            return self._batches_here(requests)
+        layout = self._reader.layout
         most = -(-min(self._batch_videos, len(self._numbers)) // self._world_size) * self._clips.per_video
-        work = Work(self._reader.view, self._fill, self._count, self._reader.size(most))
-        return WorkerPool(work, requests, self._workers)
+        if not self._workers:
+            return self._batches_here(requests, layout.size(most))
+        return WorkerPool(Work(layout.view, self._fill, self._count, layout.size(most)), requests, self._workers)
 
-    def _batches_here(self, requests: Iterator[_Request]) -> Iterator[tuple[Batch, list[str]]]:
-        for request in requests:
-            batch = self._reader.allocate(self._count(request))
-            damaged = self._fill(batch, request)
-            if torch.cuda.is_available():
-                batch = {name: values.pin_memory() for name, values in batch.items()}
-            yield batch, damaged
+    def _batches_here(self, requests: Iterator[_Request], size: int) -> Iterator[tuple[Batch, list[str]]]:
+        layout, slots = self._reader.layout, Slots(LENT, size)
+        slots.pin()
+        try:
+            for request in requests:
+                clips = self._count(request)
+                lent = bool(slots.free)
+                batch = layout.view(slots.lend(slots.free.popleft()), clips) if lent else layout.allocate(clips)
+                yield batch, self._fill(batch, request)
+                del batch  # else its memory would not be free for the batch after the next
+        finally:
+            slots.close()
 
     def _count(self, request: _Request) -> int:
         return len(request[1]) * self._clips.per_video
@@ -207,22 +217,36 @@ def fill_training_batch(
     Raises:
         ShardError: a shard is damaged, and the settings say that this is fatal.
     """
-    settings = reader.settings
+    settings, arrays = reader.settings, arrays_of(batch)
     damaged: list[str] = []
-    for place, number in enumerate(numbers.tolist()):
-        if place % _FETCHED == 0:
-            reader.fetch(numbers[place : place + _FETCHED].tolist())
-        generator = np.random.default_rng([seed, epoch, int(reader.hashes[number])])
-        row = place * settings.per_video
+    waiting: deque[tuple[int, list[Read]]] = deque()
+
+    def attempt(row: int, step: Callable[[], None]) -> None:
         try:
-            narration = reader.narration(number)
-            clips = training_clips(narration.starts, narration.ends, reader.seconds(number), settings, generator)
-            reader.fill(batch, row, number, clips, narration)
+            step()
         except ShardError as error:
             if settings.damaged == "fatal":
                 raise
             damaged.append(str(error))
-            reader.clear(batch, row, row + settings.per_video)
+            reader.layout.clear(batch, row, row + settings.per_video)
+
+    def begin(row: int, number: int) -> None:
+        generator = np.random.default_rng([seed, epoch, int(reader.hashes[number])])
+        narration = reader.narration(number)
+        clips = training_clips(narration.starts, narration.ends, reader.seconds(number), settings, generator)
+        waiting.append((row, reader.fill(arrays, row, number, clips, narration)))
+
+    def finish(most: int) -> None:
+        while len(waiting) > most:
+            row, reads = waiting.popleft()
+            attempt(row, partial(reader.finish, reads))
+
+    for place, number in enumerate(numbers.tolist()):
+        if place % _FETCHED == 0:
+            reader.fetch(numbers[place : place + _FETCHED].tolist())
+        attempt(place * settings.per_video, partial(begin, place * settings.per_video, number))
+        finish(_READ_AHEAD)
+    finish(0)
     return damaged
 
 

@@ -23,12 +23,11 @@ import torch
 
 from pipeline.errors import InputError
 from pipeline.shards.files import ShardError
-
-Batch = dict[str, Any]
+from pipeline.shards.layout import Batch
 
 _AHEAD = 2
 """Batches that each worker makes ahead."""
-_LENT = 2
+LENT = 2
 """Batches that the consumer can hold at once without a copy: the one in use and the one just taken."""
 _ORPHAN_SECONDS = 5.0
 
@@ -46,10 +45,11 @@ class Work(NamedTuple):
     """Memory of the largest batch."""
 
 
-class _Slots:
+class Slots:
     """Memory for several batches. A slot that is lent comes back when the last tensor in it is gone."""
 
     def __init__(self, slots: int, size: int):
+        """Takes memory for ``slots`` batches of ``size`` bytes; it is there once it is written to."""
         self._size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
         self._memory = mmap.mmap(-1, slots * self._size)
         self._pinned = False
@@ -106,7 +106,7 @@ class WorkerPool:
         """
         self._work = work
         self._requests = requests
-        self._slots = _Slots(_AHEAD * workers + _LENT, work.slot_bytes)
+        self._slots = Slots(_AHEAD * workers + LENT, work.slot_bytes)
         self._running: deque[tuple[int, int, Any]] = deque()
         self._turn = 0
         self._workers: list[tuple[BaseProcess, Connection]] = []
@@ -140,7 +140,7 @@ class WorkerPool:
         if isinstance(answer, BaseException):
             raise answer
         clips = self._work.clips(request)
-        if len(self._slots.lent) < _LENT:
+        if len(self._slots.lent) < LENT:
             batch = self._work.view(self._slots.lend(slot), clips)
         else:
             batch = {name: values.clone() for name, values in self._work.view(self._slots.memory(slot), clips).items()}
@@ -161,7 +161,7 @@ class WorkerPool:
             self._turn = (self._turn + 1) % len(self._workers)
 
 
-def _serve(work: Work, slots: _Slots, connection: Connection, parent: int) -> None:
+def _serve(work: Work, slots: Slots, connection: Connection, parent: int) -> None:
     """What a worker does until it is told to stop, or its parent is gone."""
     # Ctrl-C and a scheduler's SIGTERM reach the whole group: the parent handles them, and still needs its next batch
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -183,7 +183,7 @@ def _serve(work: Work, slots: _Slots, connection: Connection, parent: int) -> No
             connection.send(error)
 
 
-def _stop(workers: list[tuple[BaseProcess, Connection]], slots: _Slots) -> None:
+def _stop(workers: list[tuple[BaseProcess, Connection]], slots: Slots) -> None:
     for process, connection in workers:
         process.kill()  # it holds nothing that a kill could harm
         process.join()

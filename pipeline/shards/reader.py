@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.shards.files import stems
-from pipeline.shards.index import IndexRow, Member, read_index, rows_of
+from pipeline.shards.index import IndexRow, Member, rows_of
+from pipeline.shards.indexes import read_indexes
 from pipeline.shards.recovery import leftovers
 from pipeline.shards.sample import Sample, decode_array, decode_json
 from pipeline.shards.tars import Tars
@@ -42,12 +42,7 @@ class ShardSet:
         self.stems = stems(self.folder, ".parquet") if self.folder.is_dir() else []
         if not self.stems:
             raise InputError(_nothing(self.folder))
-        with ThreadPoolExecutor() as pool:
-            tables = list(pool.map(read_index, self.stems))
-        sizes = [int(table.schema.metadata.get(b"tar_size", b"-1")) for table in tables]
-        shard = np.repeat(np.arange(len(tables), dtype=np.int32), [len(table) for table in tables])
-        table = pa.concat_tables(tables, promote_options="default").append_column("shard", pa.array(shard))
-        table = table.combine_chunks()
+        table, sizes = read_indexes(self.folder, self.stems)
         self._numbers: dict[str, int] = {}
         for video_id in table["video_id"].to_pylist():
             self._numbers.setdefault(video_id, len(self._numbers))

@@ -9,19 +9,29 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
+import yaml
 
 from pipeline.errors import InputError
 from pipeline.shards.files import FORMAT_VERSION, Stem, stems, sync_file, sync_folder
 from pipeline.shards.index import check_version
+from pipeline.shards.provenance import read_provenance
 
 _NAME = "remote.json"
 _BESIDE = ("words.parquet", "extract.yaml")
 _CHUNK = 1 << 23
+
+
+class Destination(NamedTuple):
+    """Where sealed shards go."""
+
+    url: str
+    remove: bool
+    """Whether a tar is removed here once it is there and compared."""
 
 
 def remote_url(folder: Path) -> str | None:
@@ -75,7 +85,11 @@ def mount(url: str, folder: Path) -> int:
 
 
 def upload(
-    folder: Path, url: str, remove: bool = False, progress: Callable[[int], None] = lambda size: None
+    folder: Path,
+    url: str,
+    remove: bool = False,
+    progress: Callable[[int], None] = lambda size: None,
+    writer: str | None = None,
 ) -> tuple[int, int]:
     """Puts the sealed shards of a folder into a store, each tar before its index, so that an index there is whole.
 
@@ -87,22 +101,25 @@ def upload(
         url: where to put them.
         remove: remove each tar here once it is there and compared; the folder reads it from there from then on.
         progress: called with the bytes of each tar that is done.
+        writer: only the shards of this writer, and nothing that is beside them; None: all.
 
     Returns:
         how many shards were put there, and how many were there.
 
     Raises:
-        InputError: the store does not answer, or gives back something else than it got.
+        InputError: the store does not answer, gives back something else than it got, or holds shards of other settings;
+            or a tar is nowhere.
     """
     store, root = filesystem(url)
     before = set(_names(store, url, root))
-    for name in _BESIDE:
-        if (folder / name).is_file():
-            _asking(url, store.put_file, str(folder / name), f"{root}/{name}")
+    if writer is None:
+        _put_beside(folder, url, before)
     if remove:
         _note(folder, url)
     put = there = 0
     for stem in stems(folder, ".parquet"):
+        if stem.journal.exists() or writer not in (None, stem.writer):
+            continue  # with a journal it is not sealed to the end, for which its tar is needed
         size = stem.tar.stat().st_size if stem.tar.exists() else 0
         if stem.index.name in before:
             there += 1
@@ -111,12 +128,26 @@ def upload(
             _compare(store, url, root, stem)
             _asking(url, store.put_file, str(stem.index), f"{root}/{stem.index.name}")
             put += 1
+        else:
+            raise InputError(f"{stem.tar}: is neither here nor at {url}; bring it back, or remove {stem.index}")
         if size and remove:
             if stem.index.name in before:
                 _compare(store, url, root, stem)
             stem.tar.unlink()
         progress(size)
     return put, there
+
+
+def _put_beside(folder: Path, url: str, before: Collection[str]) -> None:
+    store, root = filesystem(url)
+    mine, name = read_provenance(folder), "extract.yaml"
+    if mine is not None and name in before:
+        found = yaml.safe_load(_asking(url, store.cat_file, f"{root}/{name}"))
+        if found["fingerprint"] != mine["fingerprint"]:
+            raise InputError(f"{url}: holds shards of other settings ({name}); give another place")
+    for name in _BESIDE:
+        if (folder / name).is_file():
+            _asking(url, store.put_file, str(folder / name), f"{root}/{name}")
 
 
 def _names(store: Any, url: str, root: str) -> list[str]:
@@ -128,9 +159,9 @@ def _names(store: Any, url: str, root: str) -> list[str]:
         raise InputError(f"{url}: the store does not answer ({_line(error)})") from None
 
 
-def _asking(url: str, operation: Callable[..., object], *arguments: str) -> None:
+def _asking(url: str, operation: Callable[..., Any], *arguments: str) -> Any:
     try:
-        operation(*arguments)
+        return operation(*arguments)
     except Exception as error:  # each store has its own errors
         raise InputError(f"{url}: {_line(error)}; run the same command again once the store answers") from None
 
@@ -154,6 +185,11 @@ def _compare(store: Any, url: str, root: str, stem: Stem) -> None:
 
 
 def _note(folder: Path, url: str) -> None:
+    noted = remote_url(folder)
+    if noted == url:
+        return
+    if noted is not None:
+        raise InputError(f"{folder}: tars that were removed here are at {noted}; upload to the same place")
     beside = folder / f"{_NAME}.new"
     beside.write_text(json.dumps({"format": FORMAT_VERSION, "url": url}) + "\n")
     sync_file(beside)

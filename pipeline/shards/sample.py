@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from pipeline.shards.files import FORMAT_VERSION
 from pipeline.shards.index import MODALITIES, IndexRow, Member
@@ -217,18 +217,26 @@ def _append(buffer: bytearray, name: str, data: bytes) -> tuple[int, int]:
     return offset, len(data)
 
 
-AUDIO_LEVELS = np.linspace(-80.0, 0.0, 256, dtype=np.float32)
-"""The decibels that the values of an 8-bit log-mel spectrogram stand for."""
+LOUDEST = 255
+"""The 8-bit value of 0 dB, the loudest."""
+LEVEL = 80.0 / LOUDEST
+"""Decibels between two values of an 8-bit log-mel spectrogram."""
+_AUDIO_LEVELS = (np.arange(LOUDEST + 1, dtype=np.float32) - LOUDEST) * np.float32(LEVEL)
 
 
 def to_8bit(decibels: NDArray[Any]) -> NDArray[np.uint8]:
     """A log-mel spectrogram in half the bytes: the nearest of 256 levels from -80 to 0 dB, 0.16 dB off at most."""
-    return np.clip(np.rint((decibels.astype(np.float32) + 80.0) * (255.0 / 80.0)), 0, 255).astype(np.uint8)
+    return np.clip(np.rint(decibels.astype(np.float32) / LEVEL) + LOUDEST, 0, LOUDEST).astype(np.uint8)
 
 
-def to_decibels(audio: NDArray[Any]) -> NDArray[Any]:
-    """A log-mel spectrogram as stored, in decibels; 8-bit ones become float16."""
-    return AUDIO_LEVELS[audio].astype(np.float16) if audio.dtype == np.uint8 else audio
+def to_decibels(audio: NDArray[Any], dtype: DTypeLike = np.float16) -> NDArray[Any]:
+    """A log-mel spectrogram as stored, in decibels; 8-bit ones become ``dtype``."""
+    return _AUDIO_LEVELS[audio].astype(dtype, copy=False) if audio.dtype == np.uint8 else audio
+
+
+def silence(dtype: np.dtype[Any]) -> int:
+    """What stands behind the last frame of a clip, as stored: 0 dB, as in the published programs."""
+    return LOUDEST if dtype == np.uint8 else 0
 
 
 def decode_array(data: bytes | bytearray | memoryview, member: Member, rows: int) -> NDArray[Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -24,7 +25,15 @@ class ShardWriter:
     writer of the same name goes on with it.
     """
 
-    def __init__(self, folder: Path, name: str, writer: str, shard_bytes: int = 1_000_000_000, wait: float = 10.0):
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        writer: str,
+        shard_bytes: int = 1_000_000_000,
+        wait: float = 10.0,
+        on_seal: Callable[[], None] = lambda: None,
+    ):
         """Opens the writer, and recovers what a killed one of the same name left.
 
         Args:
@@ -33,6 +42,7 @@ class ShardWriter:
             writer: which of several writers this is; letters, digits and ``_``.
             shard_bytes: a shard is sealed once it is this large.
             wait: seconds to wait for another process that still writes as ``writer``.
+            on_seal: called when a shard was sealed.
 
         Raises:
             InputError: another process still writes as ``writer``.
@@ -44,6 +54,7 @@ class ShardWriter:
         self.name = name
         self.writer = writer
         self.shard_bytes = shard_bytes
+        self._on_seal = on_seal
         self._rows: list[IndexRow] = []
         self._sealed: set[str] = set()
         self._part = self._journal = -1
@@ -187,6 +198,7 @@ class ShardWriter:
             self._sealed |= {row.video_id for row in self._rows}
             self._rows = []
             self._stem = dataclasses.replace(self._stem, number=self._stem.number + 1)
+            self._on_seal()
         else:
             self._close_files()
             self._stem.part.unlink()

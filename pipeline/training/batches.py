@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.config import ModelSettings
 from pipeline.errors import InputError
+from pipeline.shards.decoding import decode_batch
 from pipeline.text.words import WordVectors
 
 Batch = dict[str, Any]
@@ -38,20 +39,13 @@ class WordTable:
 def to_device(batch: Mapping[str, Any], words: WordTable, device: torch.device) -> Batch:
     """A loader's batch as a network takes it.
 
-    Tensors go to the device, float16 becomes float32, and ``word_ids`` becomes ``text [clips, words, dim]``; what is
-    no tensor stays. When it returns, the loader's memory is free to be used again.
+    Its bytes go to the device as they are stored, where :func:`~pipeline.shards.decoding.decode_batch` makes tensors of
+    them and ``word_ids`` becomes ``text [clips, words, dim]``. When it returns, the loader's memory is free to be used
+    again.
     """
-    moved = _to_gpu(batch, device) if device.type == "cuda" else _copied(batch)
-    for name, value in moved.items():
-        if isinstance(value, Tensor) and value.dtype == torch.float16:
-            moved[name] = value.float()
-    moved["text"] = words(moved.pop("word_ids"))
-    return moved
-
-
-def _copied(batch: Mapping[str, Any]) -> Batch:
-    """A copy in torch's memory: sums depend on how their terms are aligned, and the loader's alignment varies."""
-    return {name: value.clone() if isinstance(value, Tensor) else value for name, value in batch.items()}
+    decoded = decode_batch(_to_gpu(batch, device) if device.type == "cuda" else dict(batch))
+    decoded["text"] = words(decoded.pop("word_ids"))
+    return decoded
 
 
 def _to_gpu(batch: Mapping[str, Any], device: torch.device) -> Batch:
@@ -88,7 +82,7 @@ def preparation(shards: Path, vectors: WordVectors, settings: ModelSettings, dev
     words = WordTable(vectors.vectors, device)
 
     def prepare(batch: Mapping[str, Any]) -> Batch:
-        width = batch["video"].shape[-1]
+        width = batch["features_2d"].shape[-1] + batch["features_3d"].shape[-1]
         if width != settings.video_dim:
             raise InputError(
                 f"{shards}: video tokens have {width} dimensions, the model takes {settings.video_dim}: "

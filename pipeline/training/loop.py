@@ -118,7 +118,7 @@ def train(
 
             position.step += 1
             position.elapsed = stopwatch.elapsed
-            clips += len(batch["video_mask"]) * ranks.world_size
+            clips += len(batch["video_index"]) * ranks.world_size
             named = {"loss": total, **{f"loss/{name}": term for name, term in terms.items()}, "gradient_norm": norm}
             losses.add(position.step, named, batch["video_index"].clone())
 

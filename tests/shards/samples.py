@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from pipeline.shards import decoding
+from pipeline.shards.clips import token_features
 from pipeline.shards.sample import Sample, encode_captions
 from pipeline.shards.writer import ShardWriter
 from pipeline.types import Caption
@@ -63,3 +66,19 @@ def assert_same(found, expected):
     for name, array in expected.arrays.items():
         np.testing.assert_array_equal(found.arrays[name], array)
         assert found.arrays[name].dtype == array.dtype
+
+
+def video_tokens(features_2d, features_3d, count, strategy):
+    """A clip's tokens ``[max(count, 1), D2 + D3]`` and their mask, made of its whole features."""
+    tracks = [track for track in (features_2d, features_3d) if track is not None]
+    chosen = token_features(tracks, count, strategy)
+    padded = [np.zeros((1, max(count, 1), track.shape[1]), track.dtype) for track in chosen]
+    for target, track in zip(padded, chosen, strict=True):
+        target[0, : len(track)] = track
+    if features_2d is None:
+        padded.insert(0, padded[0][:, :, :0])
+    elif features_3d is None:
+        padded.append(padded[0][:, :, :0])
+    first, second = map(torch.from_numpy, padded)
+    video = decoding.video_tokens(first, torch.arange(first.shape[1])[None], second)
+    return video[0].numpy(), (np.arange(first.shape[1]) < max(map(len, chosen))).astype(np.float32)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pipeline.config import ClipSettings
 from pipeline.shards import clips
 from tests.conftest import GOLDEN, needs_shared
+from tests.shards.samples import video_tokens
 
 
 def _golden_windows():
@@ -39,7 +40,7 @@ def test_video_tokens_are_the_published_ones(strategy):
     cases = sorted({name.rpartition("/")[0] for name in golden if name.startswith(f"{strategy}/")})
     assert len(cases) == 10
     for case in cases:
-        video, mask = clips.video_tokens(golden[f"{case}/2d"], golden[f"{case}/3d"], 12, strategy)
+        video, mask = video_tokens(golden[f"{case}/2d"], golden[f"{case}/3d"], 12, strategy)
         np.testing.assert_allclose(video, golden[f"{case}/video"], rtol=1e-6, atol=1e-7, err_msg=case)
         np.testing.assert_array_equal(mask, golden[f"{case}/mask"], err_msg=case)
 
@@ -54,7 +55,7 @@ def test_windows_of_features_are_the_published_ones():
             features = golden[f"slice/{case}/{name}"]
             first, stop = clips.feature_window(start, end, rate, len(features))
             tracks[name] = features[first:stop]
-        video, mask = clips.video_tokens(tracks["2d"], tracks["3d"], 12, "clip")
+        video, mask = video_tokens(tracks["2d"], tracks["3d"], 12, "clip")
         np.testing.assert_allclose(video, golden[f"slice/{case}/video"], rtol=1e-6, atol=1e-7)
         np.testing.assert_array_equal(mask, golden[f"slice/{case}/mask"])
 
@@ -76,7 +77,7 @@ def test_nearest_is_torchs(length, count):
 def test_tokens_are_at_unit_length_and_masked_behind(lengths, count, strategy):
     generator = np.random.default_rng(0)
     tracks = [generator.standard_normal((length, 4)).astype(np.float16) for length in lengths]
-    video, mask = clips.video_tokens(*tracks, count, strategy)
+    video, mask = video_tokens(*tracks, count, strategy)
     tokens = int(mask.sum())
     assert mask.tolist() == [1.0] * tokens + [0.0] * (count - tokens)
     assert tokens == (0 if 0 in lengths else min(count, lengths[1]))
@@ -88,7 +89,7 @@ def test_tokens_are_at_unit_length_and_masked_behind(lengths, count, strategy):
 def test_one_token_is_the_maximum_of_each_track():
     generator = np.random.default_rng(0)
     track = generator.standard_normal((7, 4)).astype(np.float32)
-    video, mask = clips.video_tokens(track, track[:0], 0, "max_pool")
+    video, mask = video_tokens(track, track[:0], 0, "max_pool")
     expected = torch.nn.functional.normalize(torch.from_numpy(track).amax(0), dim=0).numpy()
     np.testing.assert_allclose(video, np.concatenate([expected, np.zeros(4)])[None], rtol=1e-6)
     assert mask.tolist() == [1.0]
@@ -96,7 +97,7 @@ def test_one_token_is_the_maximum_of_each_track():
 
 def test_one_track_alone():
     track = np.eye(5, 3, dtype=np.float16)
-    video, mask = clips.video_tokens(None, track, 4, "clip")
+    video, mask = video_tokens(None, track, 4, "clip")
     np.testing.assert_array_equal(video, track[:4])
     assert mask.tolist() == [1, 1, 1, 1]
 

@@ -4,10 +4,11 @@ import torch
 
 from pipeline.config import ClipSettings
 from pipeline.errors import InputError
-from pipeline.shards.clips import feature_window, video_tokens
+from pipeline.shards.clips import feature_window
+from pipeline.shards.decoding import decode_batch
 from pipeline.shards.evaluation import evaluation_clips
 from pipeline.shards.reader import ShardSet
-from tests.shards.samples import make_sample, write_shards
+from tests.shards.samples import make_sample, video_tokens, write_shards
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def shards(tmp_path_factory):
 
 
 def test_each_caption_of_the_split_is_one_clip(shards):
-    batches = list(evaluation_clips(shards, "test", batch_clips=4))
+    batches = [decode_batch(batch) for batch in evaluation_clips(shards, "test", batch_clips=4)]
     expected = [f"{name}/{index}" for name, count in (("test1", 9), ("test2", 7)) for index in range(count)]
     assert [clip for batch in batches for clip in batch["clip_ids"]] == expected
     assert [len(batch["video"]) for batch in batches] == [4, 4, 4, 4]
@@ -55,7 +56,7 @@ def test_each_caption_of_the_split_is_one_clip(shards):
 
 
 def test_words_are_cut(shards):
-    batch = next(evaluation_clips(shards, "test", ClipSettings(max_words=20), max_words=2))
+    batch = decode_batch(next(evaluation_clips(shards, "test", ClipSettings(max_words=20), max_words=2)))
     assert batch["word_ids"].shape == (16, 2)
     assert batch["text_mask"].all()
 
@@ -73,8 +74,8 @@ def test_long_clips_are_cut_into_pieces(shards):
     sizes = {"max_video_tokens": 2, "max_audio_frames": 128}
     whole = ClipSettings(max_video_tokens=6, max_audio_frames=384)
     for batch, expected in zip(
-        evaluation_clips(shards, "test", ClipSettings(pieces=3, **sizes), batch_clips=5),
-        evaluation_clips(shards, "test", whole, batch_clips=5),
+        map(decode_batch, evaluation_clips(shards, "test", ClipSettings(pieces=3, **sizes), batch_clips=5)),
+        map(decode_batch, evaluation_clips(shards, "test", whole, batch_clips=5)),
         strict=True,
     ):
         place = 0
@@ -97,7 +98,8 @@ def test_long_clips_are_cut_into_pieces(shards):
 
 @pytest.mark.parametrize("strategy", ["nearest", "max_pool"])
 def test_long_clips_are_thinned(shards, strategy):
-    batch = next(evaluation_clips(shards, "test", ClipSettings(max_video_tokens=2, video_tokens=strategy)))
+    settings = ClipSettings(max_video_tokens=2, video_tokens=strategy)
+    batch = decode_batch(next(evaluation_clips(shards, "test", settings)))
     sample = shards.read("test1")
     start, end, _ = sample.captions[0]
     windows = [feature_window(start, end, sample.rates[name], len(sample.arrays[name])) for name in ("2d", "3d")]

@@ -1,4 +1,5 @@
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,12 +9,17 @@ from hypothesis import strategies as st
 
 from pipeline.config import ClipSettings
 from pipeline.errors import InputError
-from pipeline.shards.clips import caption_clip, feature_window, video_tokens
+from pipeline.shards.batches import ClipReader
+from pipeline.shards.clips import Clip, caption_clip, feature_window, time_to_frame
+from pipeline.shards.decoding import decode_batch
 from pipeline.shards.files import ShardError
+from pipeline.shards.layout import arrays_of
 from pipeline.shards.loader import TrainingLoader
 from pipeline.shards.order import epoch_order
 from pipeline.shards.reader import ShardSet
-from tests.shards.samples import make_sample, small_sample, write_shards
+from pipeline.shards.sample import to_8bit
+from pipeline.shards.tars import Tars
+from tests.shards.samples import make_sample, small_sample, video_tokens, write_shards
 
 SETTINGS = ClipSettings(per_video=3, seconds=8.0, max_audio_frames=700)
 
@@ -47,6 +53,21 @@ def test_batches_have_the_shapes_of_the_contract(shards):
         shapes = {name: (tuple(values.shape), values.dtype) for name, values in batch.items()}
         assert shapes == {
             "word_ids": ((18, 20), torch.int32),
+            "features_2d": ((18, 12, 6), torch.float16),
+            "features_3d": ((18, 12, 5), torch.float16),
+            "places_2d": ((18, 12), torch.int64),
+            "video_tokens": ((18,), torch.int64),
+            "audio": ((18, 700, 40), torch.float16),
+            "audio_nframes": ((18,), torch.float32),
+            "video_index": ((18,), torch.int64),
+            "clip_start": ((18,), torch.float32),
+            "clip_end": ((18,), torch.float32),
+        }
+        assert torch.equal(batch["video_index"], batch["video_index"][::3].repeat_interleave(3))
+        decoded = decode_batch(batch)
+        shapes = {name: (tuple(values.shape), values.dtype) for name, values in decoded.items()}
+        assert shapes == {
+            "word_ids": ((18, 20), torch.int32),
             "text_mask": ((18, 20), torch.float32),
             "video": ((18, 12, 11), torch.float32),
             "video_mask": ((18, 12), torch.float32),
@@ -57,7 +78,7 @@ def test_batches_have_the_shapes_of_the_contract(shards):
             "clip_start": ((18,), torch.float32),
             "clip_end": ((18,), torch.float32),
         }
-        assert torch.equal(batch["video_index"], batch["video_index"][::3].repeat_interleave(3))
+        batch = decoded
         assert torch.equal(batch["audio_nframes"], batch["audio_mask"].sum(1))
         assert torch.equal(batch["text_mask"] > 0, batch["word_ids"] >= 0)
 
@@ -67,7 +88,7 @@ def test_clips_hold_what_the_samples_say(shards, sampling):
     """Each clip of each batch is made again from the whole arrays."""
     drawn = ClipSettings(sampling=sampling, per_video=3, seconds=8.0, misaligned_audio=sampling == "mft")
     with_text = 0
-    for batch in TrainingLoader(shards, drawn, batch_videos=5, seed=3):
+    for batch in map(decode_batch, TrainingLoader(shards, drawn, batch_videos=5, seed=3)):
         for row, number in enumerate(batch["video_index"].tolist()):
             sample = shards.read(shards.ids[number])
             start, end = float(batch["clip_start"][row]), float(batch["clip_end"][row])
@@ -103,8 +124,56 @@ def _words(sample, index):
     return sample.arrays["text"][sample.caption_words[index] : sample.caption_words[index + 1]].tolist()
 
 
+@pytest.mark.parametrize("stored", ["8bit", "mixed"])
+def test_8bit_spectrograms_become_decibels(tmp_path, stored):
+    samples = [make_sample(f"v{number}") for number in range(4)]
+    for sample in samples[: 2 if stored == "mixed" else 4]:
+        sample.arrays["audio"] = to_8bit(sample.arrays["audio"])
+    shards = ShardSet(write_shards(tmp_path, samples))
+    clips = ClipSettings(per_video=4, max_audio_frames=2000, misaligned_audio=False)
+    (batch,) = TrainingLoader(shards, clips, batch_videos=4, seed=1)
+    assert batch["audio"].dtype == (torch.uint8 if stored == "8bit" else torch.float32)
+    decoded = decode_batch(batch)
+    for row, number in enumerate(batch["video_index"].tolist()):
+        first, frames = time_to_frame(float(batch["clip_start"][row])), int(batch["audio_nframes"][row])
+        whole = shards.read(shards.ids[number]).arrays["audio"]
+        levels = (
+            80.0 / 255 * whole[first : first + frames] - 80.0 if whole.dtype == np.uint8 else whole[first:][:frames]
+        )
+        assert 500 < frames < 2000
+        np.testing.assert_allclose(decoded["audio"][row, :, :frames].T, levels, rtol=1e-6, atol=1e-5)
+        assert not decoded["audio"][row, :, frames:].any()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    rates=st.tuples(st.sampled_from([0.4, 1.0, 3.0]), st.sampled_from([0.5, 1.5])),
+    spans=st.lists(st.tuples(st.floats(0, 35), st.floats(0.1, 20)), min_size=1, max_size=6),
+    count=st.sampled_from([0, 1, 5, 12]),
+    strategy=st.sampled_from(["clip", "nearest", "max_pool"]),
+)
+def test_windows_anywhere_hold_their_features(tmp_path_factory, rates, spans, count, strategy):
+    """Overlapping, equal, empty and distant windows, with 2D features that are sparser or denser than 3D ones."""
+    sample = make_sample("v", seconds=30)
+    sample.rates |= {"2d": rates[0], "3d": rates[1]}
+    shards = ShardSet(write_shards(tmp_path_factory.mktemp("set"), [sample]))
+    reader = ClipReader(shards, ClipSettings(max_video_tokens=count, video_tokens=strategy))
+    batch = reader.layout.allocate(len(spans))
+    for values in batch.values():
+        values.fill_(7)
+    clips = [Clip(start, start + length, (), 0, 9) for start, length in spans]
+    reader.finish(reader.fill(arrays_of(batch), 0, 0, clips, reader.narration(0)))
+    decoded = decode_batch(batch)
+    for row, clip in enumerate(clips):
+        whole = [(sample.arrays[name], rate) for name, rate in zip(("2d", "3d"), rates, strict=True)]
+        tracks = [array[slice(*feature_window(clip.start, clip.end, rate, len(array)))] for array, rate in whole]
+        video, mask = video_tokens(*tracks, count, strategy)
+        np.testing.assert_array_equal(decoded["video"][row], video)
+        np.testing.assert_array_equal(decoded["video_mask"][row], mask)
+
+
 def test_a_missing_modality_is_masked(shards):
-    for batch in TrainingLoader(shards, SETTINGS, batch_videos=23, seed=1):
+    for batch in map(decode_batch, TrainingLoader(shards, SETTINGS, batch_videos=23, seed=1)):
         for name, missing in (("v07", "audio"), ("v11", "text"), ("v13", "video")):
             rows = batch["video_index"] == shards.number(name)
             assert int(rows.sum()) == 3
@@ -259,10 +328,39 @@ def test_a_damaged_shard_is_fatal_or_skipped(tmp_path, workers, caplog):
     with caplog.at_level(logging.WARNING):
         (batch,) = TrainingLoader(shards, skipping, batch_videos=6, seed=1, workers=workers)
     assert len([record for record in caplog.records if "set-w0-000001.tar" in record.message]) == 2
+    batch = decode_batch(batch)
     missing = batch["video_index"] == -1
     assert int(missing.sum()) == 6
     assert not batch["text_mask"][missing].any()
     assert batch["text_mask"][~missing].any(dim=1).any()
+
+
+def test_what_the_disk_gives_later_is_the_same(shards, monkeypatch):
+    expected = list(TrainingLoader(shards, SETTINGS, batch_videos=23, seed=1))
+    monkeypatch.setattr(Tars, "read_soon", lambda self, read: False)
+    assert all(map(equal, TrainingLoader(shards, SETTINGS, batch_videos=23, seed=1), expected))
+
+
+def test_a_disk_that_fails_later_leaves_out_those_videos_alone(shards, monkeypatch):
+    (expected,) = TrainingLoader(shards, SETTINGS, batch_videos=23, seed=1)
+    read_into = Tars.read_into
+
+    def failing(self, read):
+        if read.tar == 1 and isinstance(read.buffers[0], np.ndarray):
+            raise self.damaged(read.tar, "Input/output error")
+        read_into(self, read)
+
+    monkeypatch.setattr(Tars, "read_soon", lambda self, read: False)
+    monkeypatch.setattr(Tars, "read_into", failing)
+    with pytest.raises(ShardError, match=r"set-w0-000001\.tar: Input/output error"):
+        list(TrainingLoader(shards, SETTINGS, batch_videos=23, seed=1))
+    (batch,) = TrainingLoader(shards, replace(SETTINGS, damaged="skip"), batch_videos=23, seed=1)
+    lost = expected["video_index"] == shards.number("v04")  # the other videos of that shard lack 3D and sound
+    assert int(lost.sum()) == 3
+    assert torch.equal(batch["video_index"] == -1, lost)
+    assert all(torch.equal(batch[name][~lost], expected[name][~lost]) for name in expected)
+    decoded = decode_batch(batch)
+    assert not any(decoded[name][lost].any() for name in ("text_mask", "video", "video_mask", "audio", "audio_mask"))
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,13 +1,16 @@
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from pipeline.errors import InputError
+from pipeline.shards import indexes
 from pipeline.shards.files import ShardError
+from pipeline.shards.index import read_index, rows_of, write_index
 from pipeline.shards.reader import ShardSet
 from pipeline.shards.writer import ShardWriter
-from tests.shards.samples import make_sample, small_sample, write_shards
+from tests.shards.samples import assert_same, make_sample, small_sample, write_shards
 
 
 @pytest.mark.parametrize("make", [False, True])
@@ -75,3 +78,52 @@ def test_an_unreadable_index_is_named(tmp_path):
     (tmp_path / "set-w0-000001.parquet").write_bytes(b"PAR1 nothing")
     with pytest.raises(ShardError, match=r"set-w0-000001\.parquet: .*repair"):
         ShardSet(tmp_path)
+
+
+@pytest.fixture
+def many(tmp_path, monkeypatch):
+    """Four shards, which count as many, opened once."""
+    monkeypatch.setattr(indexes, "_WORTH_A_COPY", 2)
+    write_shards(tmp_path, [small_sample(name) for name in ("one", "two", "three", "four")], shard_bytes=1)
+    assert len(ShardSet(tmp_path).stems) == 4
+    return tmp_path
+
+
+def test_many_indexes_are_read_once(many, monkeypatch):
+    expected = ShardSet(many)
+    monkeypatch.setattr(indexes, "read_index", None)
+    found = ShardSet(many)
+    assert found.table.replace_schema_metadata() == expected.table.replace_schema_metadata()
+    assert found.tars.sizes == expected.tars.sizes
+    assert_same(found.read("three", check=True), small_sample("three"))
+
+
+@pytest.mark.parametrize("change", ["changed", "added", "removed", "replaced"])
+def test_an_index_that_changed_is_seen(many, change):
+    shards = ShardSet(many)
+    stem = shards.stems[1]
+    if change == "changed":
+        (row,) = rows_of(read_index(stem))
+        write_index(stem, [replace(row, video_id="owt")])
+    elif change == "added":
+        write_shards(many, [small_sample("five")], writer="w1")
+    elif change == "removed":
+        stem.index.unlink()
+    else:
+        shutil.copyfile(shards.stems[2].index, stem.index)
+    expected = {
+        "changed": ["one", "owt", "three", "four"],
+        "added": ["one", "two", "three", "four", "five"],
+        "removed": ["one", "three", "four"],
+        "replaced": ["one", "three", "four"],
+    }
+    assert ShardSet(many).ids == expected[change]
+
+
+@pytest.mark.parametrize("content", [b"", b"ARROW1", None])
+def test_a_copy_of_the_indexes_that_is_damaged_is_made_again(many, content):
+    copy = many / indexes.COPY
+    whole = copy.read_bytes()
+    copy.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    assert ShardSet(many).ids == ["one", "two", "three", "four"]
+    assert copy.stat().st_size == len(whole)

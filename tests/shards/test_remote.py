@@ -1,10 +1,6 @@
 """Shards in an object store: a real process that speaks S3, and one that speaks HTTP."""
 
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -20,48 +16,11 @@ from pipeline.shards.reader import ShardSet
 from pipeline.shards.recovery import completed_ids
 from pipeline.shards.remote import mount, upload
 from pipeline.shards.verify import verify
+from tests.processes import free_port, serve
 from tests.shards.samples import assert_same, make_sample, write_shards
 
 IDS = [f"video{number}" for number in range(6)]
 SETTINGS = ClipSettings(per_video=3)
-
-
-def _serve(command, url):
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-            return process
-        except OSError:
-            time.sleep(0.1)
-    process.kill()
-    raise AssertionError(f"{command} does not answer")
-
-
-def _free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def store():
-    """The URL of a bucket in a server that speaks S3."""
-    pytest.importorskip("moto.server")
-    s3fs = pytest.importorskip("s3fs")
-    endpoint = f"http://127.0.0.1:{_free_port()}"
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", endpoint.rpartition(":")[2]]
-    process = _serve(command, endpoint)
-    settings = {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
-                "AWS_DEFAULT_REGION": "us-east-1"}  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        s3fs.S3FileSystem().mkdir("bucket")
-        yield "s3://bucket"
-    process.kill()
-    process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +65,7 @@ def test_training_and_evaluation_read_from_the_store(store, folder, whole, tmp_p
     there.close()
     here.close()
     (batch,), (expected,) = (evaluation_clips(ShardSet(place), "test") for place in (mounted, whole))
-    assert torch.equal(batch["video"], expected["video"])
+    assert torch.equal(batch["features_3d"], expected["features_3d"])
 
 
 def test_removed_tars_are_read_from_the_store_and_new_ones_follow(store, folder, tmp_path, capsys):
@@ -169,9 +128,9 @@ def test_an_upload_that_arrives_changed_is_refused(store, folder, monkeypatch):
 
 def test_shards_of_a_web_server(folder, tmp_path):
     pytest.importorskip("aiohttp")
-    url = f"http://127.0.0.1:{_free_port()}"
+    url = f"http://127.0.0.1:{free_port()}"
     script = Path(__file__).with_name("range_server.py")
-    process = _serve([sys.executable, str(script), str(folder.parent), url.rpartition(":")[2]], url)
+    process = serve([sys.executable, str(script), str(folder.parent), url.rpartition(":")[2]], url)
     try:
         assert mount(f"{url}/set", tmp_path / "mounted") == 3
         shards = ShardSet(tmp_path / "mounted")
@@ -185,7 +144,7 @@ def test_shards_of_a_web_server(folder, tmp_path):
 def test_a_store_that_does_not_answer_is_one_line(folder, tmp_path, monkeypatch):
     for call in (
         lambda: mount("nothing://bucket/x", tmp_path / "m"),
-        lambda: upload(folder, f"http://127.0.0.1:{_free_port()}/x"),
+        lambda: upload(folder, f"http://127.0.0.1:{free_port()}/x"),
         lambda: mount(f"file://{tmp_path}/none", tmp_path / "m"),
     ):
         with pytest.raises(InputError) as caught:
