@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import errno
 import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -81,6 +85,29 @@ def run_verb(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         console.print("\nstopped; the same command continues where it was")
         sys.exit(130)
+
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """Turns Ctrl-C and SIGTERM into KeyboardInterrupt, and into an event for work that may swallow the exception.
+
+    Batch systems end a job with SIGTERM. A library that is called from another language can lose an exception that a
+    signal raises in it; then the event ends the work, and the exception is raised when the block is left.
+    """
+    asked = threading.Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        asked.set()
+        signal.default_int_handler(number, frame)
+
+    before = {kind: signal.signal(kind, interrupt) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+        if asked.is_set():
+            raise KeyboardInterrupt
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 def progress_bar() -> Progress:

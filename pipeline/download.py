@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import queue
-import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,7 +33,7 @@ from pipeline.acquire.pacing import NodeState, Pacer
 from pipeline.acquire.reasons import REASONS, classify
 from pipeline.acquire.session import STAGE, VANISHED, Job, Session
 from pipeline.acquire.sources import Credentials, Sources, find_credentials
-from pipeline.cli import console, parse_with_recipe, run_verb, verb_parser
+from pipeline.cli import console, interruptible, parse_with_recipe, run_verb, verb_parser
 from pipeline.config import DownloadSettings, Recipe
 from pipeline.datasets.table import Manifest
 from pipeline.errors import InputError
@@ -125,12 +124,11 @@ def run(arguments: argparse.Namespace, recipe: Recipe) -> None:
     from pipeline import ray_pool
 
     ray_pool.start(arguments.ray_address)
-    # Batch systems end a job with SIGTERM; Ray has a handler of its own, which would lose the ledger's last rows.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        fetch_all(session, session.jobs(), settings, arguments.videos.resolve(), credentials)
+        # after Ray's start, whose own handler of SIGTERM would lose the ledger's last rows
+        with interruptible() as stop:
+            fetch_all(session, session.jobs(), settings, arguments.videos.resolve(), credentials, stop=stop)
     finally:
-        signal.signal(signal.SIGTERM, before)
         session.tally.flush()
         ray_pool.stop()
         _say(session)

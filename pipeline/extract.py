@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -26,7 +25,7 @@ from pipeline.acquire.layout import find_video
 from pipeline.acquire.ledger import Ledger, LedgerRow
 from pipeline.acquire.reasons import is_temporary
 from pipeline.acquire.tally import Tally
-from pipeline.cli import console, parse_with_recipe, progress_bar, run_verb, verb_parser
+from pipeline.cli import console, interruptible, parse_with_recipe, progress_bar, run_verb, verb_parser
 from pipeline.config import ExtractSettings, Recipe
 from pipeline.datasets.table import Manifest
 from pipeline.errors import InputError
@@ -121,12 +120,13 @@ def run(arguments: argparse.Namespace, recipe: Recipe) -> None:
         return
     ray_pool.start(arguments.ray_address)
     try:
-        # Batch systems end a job with SIGTERM; Ray has a handler of its own, which would lose the ledger's last rows.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        extract_all(
-            work.jobs(), work.total, tally, arguments.workers, folder, manifest.name, recipe.extract, destination
-        )
-        upload_sealed(folder, destination)
+        # after Ray's start, whose own handler of SIGTERM would lose the ledger's last rows
+        with interruptible() as stop:
+            extract_all(
+                work.jobs(), work.total, tally, arguments.workers, folder, manifest.name, recipe.extract, destination,
+                stop=stop,
+            )  # fmt: skip
+            upload_sealed(folder, destination)
     finally:
         tally.flush()
         ray_pool.stop()

@@ -1,8 +1,11 @@
+import contextlib
 import errno
+import os
+import signal
 
 import pytest
 
-from pipeline.cli import parse_with_recipe, run_verb, verb_parser
+from pipeline.cli import interruptible, parse_with_recipe, run_verb, verb_parser
 from pipeline.errors import InputError
 
 
@@ -58,3 +61,20 @@ def test_a_setting_without_its_value_is_named() -> None:
     parser.add_argument("--shards")
     with pytest.raises(InputError, match=r"--train\.steps needs a value"):
         parse_with_recipe(parser, ["--train.steps", "--shards", "x"])
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_whose_exception_is_lost_ends_the_work_all_the_same(kind):
+    before = signal.getsignal(kind)
+    reached = []
+    with pytest.raises(KeyboardInterrupt), interruptible() as asked:
+        with contextlib.suppress(KeyboardInterrupt):  # as a library may
+            os.kill(os.getpid(), kind)
+            asked.wait(5)
+        reached.append(asked.is_set())
+    assert reached == [True] and signal.getsignal(kind) == before
+
+
+def test_without_a_signal_nothing_is_raised():
+    with interruptible() as asked:
+        assert not asked.is_set()
