@@ -7,6 +7,7 @@ have the names of the published file, ``ViT-B-32.pt``, below ``visual.``; what e
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from functools import partial
@@ -118,7 +119,8 @@ def _fetch(place: Path) -> Mapping[str, torch.Tensor]:
         torch.hub.download_url_to_file(URL, str(place), hash_prefix=URL.rsplit("/", 2)[1], progress=False)
     try:
         # the published file is a whole TorchScript program, of which only the weights are used
-        state: Mapping[str, torch.Tensor] = torch.jit.load(str(place), map_location="cpu").state_dict()
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
+            state: Mapping[str, torch.Tensor] = torch.jit.load(str(place), map_location="cpu").state_dict()
     except RuntimeError:
         state = torch.load(place, map_location="cpu", weights_only=True)
     return state
