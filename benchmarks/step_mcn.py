@@ -96,7 +96,7 @@ def published_loss(
     total = torch.zeros((), device=video.device)
     for first, second in (("text", "video"), ("audio", "text"), ("audio", "video")):
         similarity = embeddings[first] @ embeddings[second].T
-        similarity = similarity - loss.margin * torch.eye(len(similarity)).to(similarity.device)
+        similarity = similarity - loss.settings.margin * torch.eye(len(similarity)).to(similarity.device)
         target = torch.arange(len(similarity)).to(similarity.device)
         total = total + F.nll_loss(F.log_softmax(similarity, dim=1), target)
         total = total + F.nll_loss(F.log_softmax(similarity.T, dim=1), target)
@@ -107,12 +107,12 @@ def published_loss(
         scores = embedding @ clustering.centroids.T
         own = torch.zeros_like(scores)
         own[range(len(own)), labels] = 1
-        total = total + F.nll_loss(F.log_softmax(scores - loss.margin * own, dim=1), labels) / 3
+        total = total + F.nll_loss(F.log_softmax(scores - loss.settings.margin * own, dim=1), labels) / 3
     targets = {"video": video, "audio": audio, "text": text}
     with torch_layers(model):
         rebuilt = {name: model.get_submodule(f"recon_{name[0]}")(embeddings[name]) for name in targets}
     errors = [F.mse_loss(rebuilt[name], target, reduction="none").mean(-1) for name, target in targets.items()]
-    return total + loss.reconstruction_weight * sum(errors).mean(), clustered
+    return total + loss.settings.reconstruction_weight * sum(errors).mean(), clustered
 
 
 def our_loss(model: MCN, batch: Batch, loss: MultimodalLoss) -> tuple[Tensor, float]:

@@ -180,6 +180,8 @@ class ModelSettings:
     """Outputs of MCN's optional cluster head, which is clustered instead of the embeddings; null: none."""
     cluster_projection_dim: int | None = None
     """Width of the optional projection before the cluster head; null: none."""
+    cluster_cosine: bool = False
+    """Whether the cluster head's scores are cosines: its rows count by their direction alone."""
 
 
 @dataclass
@@ -199,12 +201,16 @@ class LossSettings:
     contrast: Literal["pairs", "text_to_sum"] = "pairs"
     """What ``mcn`` contrasts: all pairs, or, to fine-tune for retrieval, text with the sum of video and sound."""
     clusters: int = 256
-    """Centroids of ``mcn``; 0: no clustering."""
+    """Centroids of ``mcn``, or outputs of its cluster head under ``sinkhorn``; 0: no clustering."""
     clustering: Literal["kmeans", "sinkhorn"] = "kmeans"
-    """``sinkhorn``: equally large clusters by optimal transport, which each modality predicts of the others; they are
-    the ``model.cluster_classes``, and there is no queue."""
+    """How ``mcn`` finds clusters: online k-means, or Sinkhorn's equal partition over ``model.cluster_classes``."""
+    cluster_targets: Literal["fused", "joint", "swapped"] = "fused"
+    """What predicts whose cluster. ``fused``: each modality that of the fused embedding; ``joint``: the fused embedding
+    its own; ``swapped``: each modality those of the others (``sinkhorn``)."""
     soft_labels: bool = False
-    """Whether ``sinkhorn`` gives a clip to several clusters in parts."""
+    """Whether a target is ``sinkhorn``'s whole distribution over the clusters, else the most likely one."""
+    cluster_temperature: float = 1.0
+    """What the cluster head's scores are divided by under ``sinkhorn``."""
     queue_size: int = 20
     """Batches that ``mcn`` clusters at once, and steps between two runs of k-means; 0: each batch by itself."""
     cluster_weight: float = 1.0

@@ -149,7 +149,10 @@ class MCN(nn.Module):
     def _cluster_scores(self, embedding: Tensor) -> Tensor:
         if self.settings.cluster_projection_dim is not None:
             embedding = self.projection_head(embedding)
-        return self.classification(F.normalize(embedding, dim=1))
+        directions = F.normalize(embedding, dim=1)
+        if self.settings.cluster_cosine:
+            return F.linear(directions, F.normalize(self.classification.weight, dim=1))
+        return self.classification(directions)
 
     def _pool_audio(self, spectrogram: Tensor, frames: Tensor) -> Tensor:
         """The mean over time: in training over all of it, in evaluation over the real part, as published."""
@@ -176,6 +179,8 @@ def _check(settings: ModelSettings) -> None:
         raise InputError(f"model.cluster_classes is for mcn: {settings.name} has no cluster head")
     if settings.cluster_projection_dim is not None and settings.cluster_classes is None:
         raise InputError("model.cluster_projection_dim needs model.cluster_classes")
+    if settings.cluster_cosine and settings.cluster_classes is None:
+        raise InputError("model.cluster_cosine needs model.cluster_classes")
     if settings.name == "avlnet_text_fused" and settings.embed_dim % 2:
         raise InputError(f"model.embed_dim {settings.embed_dim} has to be even: sound and text take half of it each")
 

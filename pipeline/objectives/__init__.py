@@ -20,19 +20,10 @@ def build_loss(settings: LossSettings) -> CombinatorialLoss | MultimodalLoss:
     MCN's holds clusters: it is in training or evaluation mode like a network, and its state belongs in checkpoints.
 
     Raises:
-        InputError: weights of unknown terms, or none at all.
+        InputError: weights of unknown terms, or none at all; settings of clusters that contradict each other.
     """
     if settings.name == "mcn":
-        return MultimodalLoss(
-            settings.margin,
-            settings.clusters,
-            settings.queue_size,
-            settings.cluster_weight,
-            settings.reconstruction_weight,
-            settings.contrast,
-            settings.clustering,
-            settings.soft_labels,
-        )
+        return MultimodalLoss(settings)
 
     def mil_nce_at_temperature(similarity: Tensor, present: Tensor | None) -> Tensor:
         return mil_nce(similarity / settings.temperature, present)

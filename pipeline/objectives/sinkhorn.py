@@ -1,73 +1,72 @@
-"""Clusters by Sinkhorn's algorithm and swapped prediction, which MCN compares its k-means with.
-
-Every modality predicts which prototypes the others' embeddings belong to; what belongs where is decided by optimal
-transport, so that all prototypes get equally much and nothing collapses (Caron et al., *Unsupervised Learning of
-Visual Features by Contrasting Cluster Assignments*, NeurIPS 2020, section 3.1; Cuturi, *Sinkhorn Distances*, 2013).
-"""
+"""Sinkhorn's equal partition: the other way to cluster that MCN's program knows, over the scores of a cluster head."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from itertools import permutations
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.objectives.contrastive import at_least_float32, mean_over
 
-EPSILON = 0.05
-"""Weight of the entropy; SwAV's."""
-ROUNDS = 3
-"""SwAV's; more make the prototypes' shares more equal."""
-SHARPNESS = 10.0
-"""What scores are multiplied with where soft codes are predicted, as in MCN's program."""
 
+class EqualPartition(nn.Module):
+    """Assigns clips to clusters so that all clusters get the same share of them.
 
-@torch.no_grad()
-def sinkhorn(scores: Tensor, epsilon: float = EPSILON, rounds: int = ROUNDS) -> Tensor:
-    """Codes: how much of each clip belongs to each prototype.
+    Of all assignments with equal shares, the one that agrees best with the scores, smoothed by an entropy (Cuturi,
+    *Sinkhorn Distances*, 2013); strength and rounds are those of SwAV (Caron et al., 2020), as MCN's are not published.
+    It keeps nothing from step to step: the clusters are the rows of the model's head, which is trained.
 
     Args:
-        scores: similarities ``[clips, prototypes]``, of the global batch.
-        epsilon: the smaller, the harder the codes.
-        rounds: alternations between equal prototypes and whole clips.
-
-    Returns:
-        ``[clips, prototypes]``, not negative; each row's sum is 1, each column's about ``clips / prototypes``.
+        epsilon: weight of the entropy; the smaller, the harder the assignment.
+        rounds: how often shares and rows are made right in turn.
     """
-    logarithms = at_least_float32(scores) / epsilon
-    for _ in range(rounds):
-        logarithms = F.log_softmax(logarithms, dim=0)
-        logarithms = F.log_softmax(logarithms, dim=1)
-    return logarithms.exp()
+
+    def __init__(self, epsilon: float = 0.05, rounds: int = 3) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+        self.rounds = rounds
+
+    @torch.no_grad()
+    def forward(self, scores: Tensor, present: Tensor) -> Tensor:
+        """Each clip's distribution over the clusters: ``[clips, clusters]``, rows sum to 1.
+
+        Args:
+            scores: ``[clips, clusters]``.
+            present: bool ``[clips]``, which clips are there to be shared out; the rows of others are 0.
+        """
+        with torch.autocast(scores.device.type, enabled=False):
+            absent = ~present.unsqueeze(1)
+            # logarithms: exp(score / epsilon) of an unbounded score overflows
+            logits = (at_least_float32(scores) / self.epsilon).masked_fill(absent, -torch.inf)
+            for _ in range(self.rounds):
+                logits = logits - logits.logsumexp(dim=0)
+                logits = logits.log_softmax(dim=1).masked_fill(absent, -torch.inf)
+            return logits.exp()
 
 
-def swapped_prediction(scores: Mapping[str, Tensor], present: Mapping[str, Tensor], soft: bool) -> Tensor:
-    """Cross-entropy of each modality's scores against every other's codes, summed over the ordered pairs.
+def partition_contrast(
+    scores: Tensor,
+    targets: Iterable[tuple[Tensor, Tensor]],
+    soft: bool,
+    temperature: float,
+) -> Tensor:
+    """Cross-entropy of one embedding's scores with the clusters that others were given, summed over these.
 
     Args:
-        scores: by modality ``[clips, prototypes]``.
-        present: by modality bool ``[clips]``, which clips have it. Only they have codes.
-        soft: whether codes are predicted as they are, or the prototype that has most.
+        scores: ``[clips, clusters]``.
+        targets: distributions over the clusters ``[clips, clusters]``, each with bool ``[clips]``, which clips count.
+        soft: whether the whole distribution is the target, else its most likely cluster.
+        temperature: what the scores are divided by.
 
     Returns:
-        A scalar; a pair counts the mean over the clips that have both, 0 if none does.
+        A scalar; for each target the mean over the clips that count.
     """
-    codes = {name: _codes(value.detach(), present[name]) for name, value in scores.items()}
-    losses = []
-    for predicting, predicted in permutations(scores, 2):
-        own, code = at_least_float32(scores[predicting]), codes[predicted]
-        if soft:
-            losses_of_clips = -(code * F.log_softmax(SHARPNESS * own, dim=1)).sum(dim=1)
-        else:
-            losses_of_clips = F.cross_entropy(own, code.argmax(dim=1), reduction="none")
-        losses.append(mean_over(losses_of_clips, present[predicting] & present[predicted]))
+    with torch.autocast(scores.device.type, enabled=False):
+        logits = at_least_float32(scores) / temperature
+        losses = [
+            mean_over(F.cross_entropy(logits, target if soft else target.argmax(dim=1), reduction="none"), counts)
+            for target, counts in targets
+        ]
     return torch.stack(losses).sum()
-
-
-def _codes(scores: Tensor, present: Tensor) -> Tensor:
-    codes = torch.zeros_like(at_least_float32(scores))
-    if present.any():
-        codes[present] = sinkhorn(scores[present])
-    return codes

@@ -90,6 +90,16 @@ def test_a_missing_modality_is_not_reconstructed():
     torch.testing.assert_close(outputs["reconstruction"][3], errors[0][3] + errors[1][3])
 
 
+def test_a_cosine_cluster_head_counts_directions_alone():
+    model, batch = _model(name="mcn", cluster_classes=9, cluster_cosine=True).eval(), _batch()
+    with torch.no_grad():
+        outputs = model(batch)
+        expected = F.cosine_similarity(outputs["text_embed"].unsqueeze(1), model.classification.weight, dim=2)
+        torch.testing.assert_close(outputs["text_cluster"], expected)
+        model.classification.weight *= 3
+        torch.testing.assert_close(model(batch)["text_cluster"], expected)
+
+
 def test_settings_that_contradict_each_other_are_refused():
     with pytest.raises(InputError, match="no reconstruction heads"):
         _model(name="avlnet", reconstruction_dim=3)
@@ -97,5 +107,7 @@ def test_settings_that_contradict_each_other_are_refused():
         _model(name="avlnet", cluster_classes=3)
     with pytest.raises(InputError, match="cluster_classes"):
         _model(name="mcn", cluster_projection_dim=3)
+    with pytest.raises(InputError, match="cluster_cosine needs"):
+        _model(name="mcn", cluster_cosine=True)
     with pytest.raises(InputError, match="even"):
         _model(name="avlnet_text_fused", embed_dim=15)

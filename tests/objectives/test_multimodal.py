@@ -156,6 +156,20 @@ def test_the_clustering_term_is_added_and_draws_every_modality():
     torch.testing.assert_close(terms["cluster"], torch.stack(each).mean())
 
 
+def test_the_fused_embedding_itself_can_be_drawn_to_its_centroid():
+    outputs = _outputs()
+    loss = build_loss(LossSettings(name="mcn", clusters=4, queue_size=2, cluster_targets="joint"))
+    total, terms = loss(outputs)
+    fused = (outputs["text_embed"] + outputs["video_embed"] + outputs["audio_embed"]).detach() / 3
+    labels, centroids = kmeans(fused, first_centroids(fused, 4))
+    torch.testing.assert_close(terms["cluster"], cluster_contrast(fused, centroids, labels))
+    without = build_loss(LossSettings(name="mcn", clusters=0))(outputs)[0]
+    drawn = torch.autograd.grad(total - without, [outputs[f"{name}_embed"] for name in ("text", "video", "audio")])
+    assert drawn[0].abs().max() > 0
+    torch.testing.assert_close(drawn[1], drawn[0])
+    torch.testing.assert_close(drawn[2], drawn[0])
+
+
 def test_a_clip_without_sound_is_fused_and_drawn_without_it():
     outputs = _outputs()
     outputs["audio_nonempty_input_mask"] = torch.arange(12) != 2
