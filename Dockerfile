@@ -4,7 +4,7 @@
 FROM python:3.11-slim
 COPY pyproject.toml constraints.txt README.md LICENSE /package/
 COPY pipeline /package/pipeline
-RUN pip install --no-cache-dir -c /package/constraints.txt '/package[slowfast]'
+RUN pip install --no-cache-dir -c /package/constraints.txt '/package[slowfast,clip]'
 WORKDIR /data
 ENTRYPOINT ["python", "-m"]
 CMD ["pipeline.demo"]

@@ -45,7 +45,8 @@ from pipeline.shards.reader import ShardSet
 from pipeline.shards.sample import Sample, encode_captions, to_8bit, to_decibels
 from pipeline.shards.tars import Read, Tars
 from pipeline.shards.writer import ShardWriter
-from pipeline.training.batches import WordTable, to_device
+from pipeline.training.batches import to_device
+from pipeline.training.text import WordTable
 from pipeline.types import Caption
 
 SECONDS = 390

@@ -3,6 +3,8 @@
     python -m pipeline.convert npz features/ --captions caption.pickle --shards shards/howto100m
     python -m pipeline.convert npy feat_s3d/ --modality 3d --rate-3d 1 --captions caption.json --shards shards/s3d
     python -m pipeline.convert pkl train=youcook_train.pkl test=youcook_val.pkl --shards shards/youcook2
+    python -m pipeline.convert pkl test=resnet/youcook_val.pkl --features test=clip/youcook_val.pkl --key-2d clip \\
+        --complete --words clip --shards shards/youcook2-clip
     python -m pipeline.convert to-npz shards/mft features/
     python -m pipeline.convert to-pkl shards/youcook2 youcook_val.pkl --split test
 
@@ -24,7 +26,8 @@ from pipeline.errors import InputError
 if TYPE_CHECKING:
     from pipeline.shards.foreign.features import Foreign
     from pipeline.shards.writer import ShardWriter
-    from pipeline.text.words import WordVectors
+    from pipeline.text.vocabulary import Vocabulary
+    from pipeline.types import Modality
 
 _MOST_SHOWN = 20
 
@@ -43,11 +46,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     npy.add_argument("--modality", choices=["2d", "3d"], default="2d", help="what the arrays are; default: 2d")
     pkl = actions.add_parser("pkl", help="clips of YouCook2 and MSR-VTT in one file (MCN, MFT)")
     pkl.add_argument("files", nargs="+", metavar="SPLIT=FILE", help="train=FILE, test=FILE")
+    pkl.add_argument(
+        "--features", nargs="+", default=[], metavar="SPLIT=FILE",
+        help="files of the same clips in the same order, whose 2D and 3D features are taken instead",
+    )  # fmt: skip
+    pkl.add_argument("--key-2d", metavar="KEY", help="what 2D features are called: clip; default: 2d_full, else 2d")
+    pkl.add_argument("--key-3d", metavar="KEY", help="what 3D features are called: s3d; default: 3d_full, else 3d")
     pkl.add_argument("--complete", action="store_true", help="leave out clips that lack what others have, as MFT does")
     for action in (npz, npy, pkl):
         action.add_argument("--shards", type=Path, required=True, help="folder for the shards, shards/<name>")
         action.add_argument(
-            "--words", default="word2vec-google-news-300", help="word vectors: a gensim name, a file, or corpus"
+            "--words",
+            default="word2vec-google-news-300",
+            help="word vectors: a gensim name, a file, or corpus; or clip, for CLIP's text tower",
         )
         action.add_argument("--word-dim", type=int, default=300, help="dimensions of vectors of the corpus")
         action.add_argument("--rate-2d", type=float, default=1.0, help="2D features per second; default: 1")
@@ -89,14 +100,15 @@ def _from_tree(arguments: argparse.Namespace) -> None:
 def _from_pickles(arguments: argparse.Namespace) -> None:
     from pipeline.shards.foreign.benchmark_pickle import read_clips
 
-    files = [item.partition("=")[::2] for item in arguments.files]
-    for split, name in files:
-        if not split or not name:
-            raise InputError(f"{split or name}: give each file with its split, such as test=youcook_val.pkl")
+    files, features = _by_split(arguments.files), _by_split(arguments.features)
+    if features and [split for split, _ in features] != [split for split, _ in files]:
+        raise InputError("--features: give a file for each of the clips' files, with the same splits in the same order")
+    keys: dict[Modality, str | None] = {"2d": arguments.key_2d, "3d": arguments.key_3d}
 
     def clips(refused: Callable[[str], None]) -> Iterator[Foreign]:
-        for split, name in files:
-            yield from read_clips(Path(name), split, arguments.complete, refused)
+        for place, (split, path) in enumerate(files):
+            visual = features[place][1] if features else None
+            yield from read_clips(path, split, arguments.complete, refused, visual, keys)
 
     texts = [text for clip in clips(lambda message: None) for text in clip.texts]
     words = _words(arguments, iter(texts))
@@ -108,15 +120,25 @@ def _from_pickles(arguments: argparse.Namespace) -> None:
     _write(arguments, words, found, None)
 
 
-def _words(arguments: argparse.Namespace, texts: Iterator[str]) -> WordVectors:
-    """The folder's word vectors, with those of the captions' words: new ones come last, so that ids stay."""
-    from pipeline.text.words import WordVectors, build_word_vectors
+def _by_split(arguments: Sequence[str]) -> list[tuple[str, Path]]:
+    parts = [item.partition("=")[::2] for item in arguments]
+    for split, name in parts:
+        if not split or not name:
+            raise InputError(f"{split or name}: give each file with its split, such as test=youcook_val.pkl")
+    return [(split, Path(name)) for split, name in parts]
+
+
+def _words(arguments: argparse.Namespace, texts: Iterator[str]) -> Vocabulary:
+    """The folder's vocabulary, with vectors of the captions' words: new ones come last, so that ids stay."""
+    from pipeline.text.vocabulary import build_vocabulary, check_kind
+    from pipeline.text.words import WordVectors
 
     path = arguments.shards / "words.parquet"
+    check_kind(path, arguments.words)
     if path.exists() and arguments.words == "corpus":
         return WordVectors.load(path)  # vectors of another training cannot be compared with these
-    found = build_word_vectors(arguments.words, texts, arguments.word_dim)
-    if path.exists():
+    found = build_vocabulary(arguments.words, texts, arguments.word_dim)
+    if path.exists() and isinstance(found, WordVectors):
         before = WordVectors.load(path)
         if before.dim != found.dim:
             raise InputError(
@@ -135,7 +157,7 @@ def _words(arguments: argparse.Namespace, texts: Iterator[str]) -> WordVectors:
 
 def _write(
     arguments: argparse.Namespace,
-    words: WordVectors,
+    words: Vocabulary,
     found: Callable[[ShardWriter, Callable[[str], None]], Iterator[Foreign]],
     total: int | None,
 ) -> None:

@@ -34,7 +34,8 @@ from pipeline.shards.extraction import ORPHAN_SECONDS, STAGE, Job, Worker, job_o
 from pipeline.shards.provenance import claim_folder
 from pipeline.shards.recovery import completed_ids, seal_leftovers, wait_for_writers
 from pipeline.shards.remote import Destination, upload
-from pipeline.text.words import build_word_vectors
+from pipeline.text.vocabulary import build_vocabulary, check_kind
+from pipeline.text.words import WordVectors
 
 COMMON_WORDS = 200_000
 """Words that get a vector although no caption of the manifest has them, where captions come with the videos."""
@@ -272,9 +273,14 @@ def _as_row(outcome: ray_pool.Outcome[Job, LedgerRow]) -> LedgerRow:
 
 
 def prepare_words(folder: Path, manifest: Manifest, settings: ExtractSettings) -> None:
-    """Word vectors of the data set, made once: ids in shards refer to them."""
+    """The data set's vocabulary, made once: ids in shards refer to it.
+
+    Raises:
+        InputError: it cannot be had, or that of other shards is there.
+    """
     path = folder / "words.parquet"
     if path.exists():
+        check_kind(path, settings.words)
         return
     trained = settings.words == "corpus"
     # vectors that are trained here must not have seen what is held out
@@ -283,8 +289,8 @@ def prepare_words(folder: Path, manifest: Manifest, settings: ExtractSettings) -
         caption.text for video in manifest for caption in video.captions or [] if not splits or video.split in splits
     )
     common = COMMON_WORDS if manifest.ids_without_captions() else 0
-    words = build_word_vectors(settings.words, texts, settings.word_dim, common=common)
-    if not words.words and trained:
+    words = build_vocabulary(settings.words, texts, settings.word_dim, common)
+    if isinstance(words, WordVectors) and not words.words and trained:
         console.print(
             f"note: {manifest.path} has no captions to train word vectors on, so no words are stored; where they "
             "come with the videos, name published vectors: --extract.words word2vec-google-news-300",

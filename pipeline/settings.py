@@ -80,7 +80,8 @@ class ExtractSettings:
     audio_dtype: Literal["float16", "8bit"] = "float16"
     """What it is stored as; ``8bit`` takes half the bytes and is 0.18 dB off at most."""
     words: str = "word2vec-google-news-300"
-    """Word vectors: a gensim name, a word2vec file, or ``corpus`` (trained on the manifest's captions)."""
+    """Word vectors: a gensim name, a word2vec file, or ``corpus`` (trained on the manifest's captions). Or ``clip``: no
+    vectors but the pieces of words that CLIP's text tower takes."""
     word_dim: int = 300
     """Dimensions of the vectors when they are trained on the corpus."""
     normalize: bool = False
@@ -114,6 +115,7 @@ class ClipSettings:
     misaligned_audio: bool = True
     """Whether the sound starts half a window late, so that speech does not give the text away."""
     max_words: int = 20
+    """Words of a clip, or pieces of words for CLIP's text tower; what comes after is left out."""
     max_video_tokens: int = 12
     """0: one token, the maximum of the 2D and of the 3D features over the clip (MCN, AVLnet)."""
     max_audio_frames: int = 768
@@ -138,7 +140,7 @@ class ModelSettings:
     video_dim: int = 4096
     """Width of a video token: 2D and 3D features concatenated."""
     text_dim: int = 300
-    """Width of a word vector."""
+    """Width of a word vector, or of a feature of CLIP's text tower (512)."""
     embed_dim: int = 4096
     """Width of the transformer's tokens."""
     projection_dim: int = 6144

@@ -64,7 +64,7 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, ranks: Ranks) -> int:
     from pipeline.objectives import build_loss
     from pipeline.shards.loader import TrainingLoader
     from pipeline.shards.reader import ShardSet
-    from pipeline.text.words import WordVectors
+    from pipeline.text.vocabulary import load_vocabulary
     from pipeline.training.batches import preparation
     from pipeline.training.loop import train
     from pipeline.training.memory import keep_freed_memory
@@ -75,9 +75,10 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, ranks: Ranks) -> int:
     run = arguments.run or Path("runs") / recipe.name
     shards = ShardSet(arguments.shards)
     note_stand_ins(recipe, arguments.shards)
-    words = WordVectors.load(arguments.shards / "words.parquet")
-    prepare = preparation(arguments.shards, words, recipe.model, ranks.device)
     settings = recipe.train
+    words = load_vocabulary(arguments.shards / "words.parquet")
+    precision = getattr(torch, settings.precision)
+    prepare = preparation(arguments.shards, words, recipe.model, ranks.device, precision)
     if settings.batch_videos % (ranks.world_size * settings.accumulate):
         raise InputError(
             f"train.batch_videos {settings.batch_videos} does not fall into equal parts for {ranks.world_size} "

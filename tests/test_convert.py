@@ -140,6 +140,64 @@ def test_clips_of_youcook2_give_what_the_published_program_sees(tmp_path, capsys
         assert torch.equal(batch["audio"][place, :, :frames], expected)
 
 
+def stronger(path, entries, key="clip"):
+    """Features of another backbone of the same clips, in a file of their own."""
+    others = [{"id": entry["id"], key: np.full((4, 3), place, np.float32)} for place, entry in enumerate(entries)]
+    path.write_bytes(pickle.dumps(others))
+    return others
+
+
+def test_features_of_a_stronger_backbone_are_in_another_file(tmp_path, capsys):
+    entries = youcook(tmp_path / "val.pkl")
+    stronger(tmp_path / "s3d.pkl", entries, "s3d")
+    command = ["pkl", f"test={tmp_path}/val.pkl", "--features", f"test={tmp_path}/s3d.pkl", "--key-3d", "s3d"]
+    main([*command, "--rate-3d", "1", "--shards", str(tmp_path / "set"), *WORDS])
+    shards = ShardSet(tmp_path / "set")
+    sample = shards.read("other-2")
+    assert set(sample.arrays) == {"3d", "audio", "text"}
+    np.testing.assert_array_equal(sample.arrays["3d"], np.full((4, 3), 2, np.float16))
+    assert len(shards) == 4
+    main([*command, "--complete", "--shards", str(tmp_path / "complete"), *WORDS])
+    assert "clip 3 (other-3) is left out, it has no 2d" in capsys.readouterr().out
+    assert len(ShardSet(tmp_path / "complete")) == 3
+
+
+def test_features_by_another_name_in_the_same_file(tmp_path):
+    entry = {"id": "one", "2d": np.ones((2, 5), np.float32), "clip": np.zeros((3, 4), np.float32), "caption": "flip"}
+    (tmp_path / "val.pkl").write_bytes(pickle.dumps([entry]))
+    main(["pkl", f"test={tmp_path}/val.pkl", "--key-2d", "clip", "--shards", str(tmp_path / "set"), *WORDS])
+    assert ShardSet(tmp_path / "set").read("one").arrays["2d"].shape == (3, 4)
+
+
+def test_features_of_other_clips_are_refused(tmp_path):
+    entries = youcook(tmp_path / "val.pkl")
+    command = ["pkl", f"test={tmp_path}/val.pkl", "--shards", str(tmp_path / "set"), *WORDS]
+    features = ["--features", f"test={tmp_path}/clip.pkl", "--key-2d", "clip"]
+    others = stronger(tmp_path / "clip.pkl", entries)
+    with pytest.raises(InputError, match="no clip has the key slip; there are clip, id"):
+        main([*command, *features[:2], "--key-2d", "slip"])
+    with pytest.raises(InputError, match="with the same splits"):
+        main([*command, "--features", f"train={tmp_path}/clip.pkl"])
+    (tmp_path / "clip.pkl").write_bytes(pickle.dumps(others[::-1]))
+    with pytest.raises(InputError, match=r"clip 0 is other-3 and that of .* GLd3aX16zBg: not the same clips"):
+        main([*command, *features])
+    (tmp_path / "clip.pkl").write_bytes(pickle.dumps(others[:3]))
+    with pytest.raises(InputError, match=r"clip\.pkl: has 3 clips and .*val\.pkl 4"):
+        main([*command, *features])
+
+
+def test_ids_of_clips_pieces_do_not_come_beside_ids_of_words(tmp_path):
+    pytest.importorskip("open_clip")
+    entry = {"id": "one", "2d": np.ones((2, 5), np.float32), "caption": "flip it"}
+    (tmp_path / "val.pkl").write_bytes(pickle.dumps([entry]))
+    command = ["pkl", f"test={tmp_path}/val.pkl", "--shards", str(tmp_path / "set")]
+    main([*command, "--words", "clip"])
+    main([*command, "--words", "clip"])
+    assert ShardSet(tmp_path / "set").read("one").arrays["text"].tolist() == [11035, 585]
+    with pytest.raises(InputError, match=r"words\.parquet: the ids here stand for CLIP's pieces, not for corpus"):
+        main([*command, *WORDS])
+
+
 def test_every_frame_of_a_short_clip_is_there(tmp_path):
     entry = {"id": 7, "2d": np.ones(4, np.float32), "audio": torch.zeros(40, 333), "caption": "flip"}
     (tmp_path / "val.pkl").write_bytes(pickle.dumps([entry]))

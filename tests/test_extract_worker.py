@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from pipeline.config import ClipSettings, ExtractSettings
+from pipeline.datasets.table import Manifest, write_manifest
 from pipeline.errors import InputError
-from pipeline.extract import main
+from pipeline.extract import main, prepare_words
 from pipeline.shards.decoding import decode_batch
 from pipeline.shards.extraction import Job, Worker
 from pipeline.shards.loader import TrainingLoader
@@ -67,6 +68,26 @@ def test_8bit_spectrograms_are_those_that_repacking_gives(tmp_path: Path) -> Non
     frames = decode_batch(batch)["audio"][0, :, : int(batch["audio_nframes"][0])].T
     assert len(frames) > 250
     np.testing.assert_array_equal(frames, to_decibels(whole, np.float32)[: len(frames)])
+
+
+def test_captions_as_clips_pieces(tmp_path: Path) -> None:
+    pytest.importorskip("open_clip")
+    clip = make(tmp_path / "v.mp4", *pictures(1), *H264)
+    write_manifest(
+        tmp_path / "m.parquet", [video := Video("v", captions=[Caption(0, 1, "flip"), Caption(1, 2, "it!")])]
+    )
+    settings = replace(SETTINGS, words="clip", audio=False)
+    assert settings.fingerprint() != replace(settings, words="corpus").fingerprint()
+    for _ in range(2):
+        prepare_words(tmp_path, Manifest(tmp_path / "m.parquet"), settings)
+    worker = Worker(settings, tmp_path, "tiny", "w0", "cpu", 1)
+    assert worker.extract(Job(video, clip)).outcome == "done"
+    worker.close()
+    sample = ShardSet(tmp_path).read("v")
+    assert sample.arrays["text"].tolist() == [11035, 585]
+    assert sample.caption_words == [0, 1, 2]
+    with pytest.raises(InputError, match="stand for CLIP's pieces, not for word2vec"):
+        prepare_words(tmp_path, Manifest(tmp_path / "m.parquet"), SETTINGS)
 
 
 def test_inspect_shows_one_file(

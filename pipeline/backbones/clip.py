@@ -1,13 +1,17 @@
 """CLIP's image tower, ViT-B/32: frame features in the space that images and texts share.
 
 Radford et al., *Learning Transferable Visual Models From Natural Language Supervision*, 2021, section 2.4. Parameters
-have the names of the published file, ``ViT-B-32.pt``, below ``visual.``.
+have the names of the published file, ``ViT-B-32.pt``, below ``visual.``; what else is in it belongs to the text tower
+(:mod:`pipeline.backbones.clip_text`).
 """
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -49,10 +53,10 @@ class Block(nn.Module):
         )
         self.ln_2 = nn.LayerNorm(width)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``[batch, tokens, width]``."""
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """``[batch, tokens, width]``; bool ``mask [tokens, tokens]`` is true where a token (row) may not look."""
         normal = self.ln_1(x)
-        x = x + self.attn(normal, normal, normal, need_weights=False)[0]
+        x = x + self.attn(normal, normal, normal, need_weights=False, attn_mask=mask)[0]
         return x + self.mlp(self.ln_2(x))
 
 
@@ -91,20 +95,32 @@ def clip_vit_b32() -> Backbone:
 
 
 def _build() -> nn.Module:
-    place = checkpoint_path(URL.rsplit("/", 1)[-1])
-    state = from_hub("clip_vit_b32", _fetch, {URL: place})
+    state = published_weights("clip_vit_b32")
     tower = {key.removeprefix("visual."): value.float() for key, value in state.items() if key.startswith("visual.")}
     return Normalized(filled("clip_vit_b32", ImageTower, tower), Normalize(_MEAN, _STD))
 
 
-def _fetch() -> Mapping[str, torch.Tensor]:
+def published_weights(name: str) -> Mapping[str, torch.Tensor]:
+    """The weights of both towers, in float16, from torch.hub's folder or fetched into it.
+
+    Args:
+        name: what they are for, for messages.
+
+    Raises:
+        InputError: the file is not there and cannot be fetched, or cannot be read.
+    """
     place = checkpoint_path(URL.rsplit("/", 1)[-1])
+    return from_hub(name, partial(_fetch, place), {URL: place})
+
+
+def _fetch(place: Path) -> Mapping[str, torch.Tensor]:
     if not place.is_file():
         place.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(URL, str(place), hash_prefix=URL.rsplit("/", 2)[1], progress=False)
     try:
         # the published file is a whole TorchScript program, of which only the weights are used
-        state: Mapping[str, torch.Tensor] = torch.jit.load(str(place), map_location="cpu").state_dict()
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
+            state: Mapping[str, torch.Tensor] = torch.jit.load(str(place), map_location="cpu").state_dict()
     except RuntimeError:
         state = torch.load(place, map_location="cpu", weights_only=True)
     return state

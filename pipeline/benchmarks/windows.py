@@ -15,7 +15,7 @@ from pipeline.errors import InputError
 from pipeline.shards.batches import ClipReader, Narration
 from pipeline.shards.clips import Clip, time_to_frame
 from pipeline.shards.layout import arrays_of
-from pipeline.text.words import WordVectors
+from pipeline.text.vocabulary import Vocabulary
 
 _OF_VIDEO = ("va_embed", "v+a_embed", "video_embed")
 """What stands for a window of the video: the first that the model gives."""
@@ -36,7 +36,7 @@ class Embedder:
         model: nn.Module,
         prepare: Callable[[Mapping[str, Any]], Mapping[str, Any]],
         reader: ClipReader,
-        words: WordVectors,
+        words: Vocabulary,
         batch_clips: int = 64,
     ) -> None:
         """Takes a trained model.

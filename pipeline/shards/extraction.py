@@ -60,24 +60,25 @@ class Worker:
         threads: int,
         destination: Destination | None = None,
     ):
-        """Loads networks and word vectors, and recovers what a killed worker of the same name left.
+        """Loads networks and vocabulary, and recovers what a killed worker of the same name left.
 
         With a destination each shard goes there when it is sealed, while the next is made.
 
         Raises:
-            InputError: weights are missing, or another process still writes as ``writer``.
+            InputError: weights or CLIP's tokeniser are missing, or another process still writes as ``writer``.
         """
         import torch  # takes seconds to import, and the verb's driver needs none of it
 
         from pipeline.backbones.extractor import FeatureExtractor
         from pipeline.shards.uploads import SealedUploads
         from pipeline.shards.writer import ShardWriter
-        from pipeline.text.words import WordVectors
+        from pipeline.text.vocabulary import load_vocabulary
 
         torch.set_num_threads(threads)
         self.settings = settings
         self.features = FeatureExtractor(settings, device)
-        self.words = WordVectors.load(folder / "words.parquet")
+        self.words = load_vocabulary(folder / "words.parquet")
+        self.words.ids("")  # what its tokeniser lacks is said now, and not of every video
         self.uploads = SealedUploads(folder, writer, destination) if destination else None
         on_seal = self.uploads.start if self.uploads else lambda: None
         self.writer = ShardWriter(folder, name, writer, settings.shard_bytes, wait=ORPHAN_SECONDS, on_seal=on_seal)

@@ -1,1 +1,1 @@
-"""Words to ids and vectors."""
+"""Words to ids, and what the ids stand for."""

@@ -55,7 +55,6 @@ class WordVectors:
 
     def save(self, path: str | Path) -> None:
         """Writes a Parquet file: ``word`` string, ``vector`` list of ``dim`` float32; beside it first, then renamed."""
-        path = Path(path)
         flat = pa.array(self.vectors.ravel())
         table = pa.table(
             {
@@ -63,9 +62,7 @@ class WordVectors:
                 "vector": pa.FixedSizeListArray.from_arrays(flat, self.dim),
             }
         )
-        beside = path.with_name(path.name + ".part")
-        pq.write_table(table, beside, compression="zstd")
-        beside.replace(path)
+        write_words(table, path)
 
     @classmethod
     def load(cls, path: str | Path) -> WordVectors:
@@ -81,6 +78,14 @@ class WordVectors:
         column = table["vector"].combine_chunks()
         dim = column.type.list_size
         return cls(table["word"].to_pylist(), column.flatten().to_numpy().reshape(-1, dim))
+
+
+def write_words(table: pa.Table, path: str | Path) -> None:
+    """Writes a table of words beside first, then renames it: whoever reads sees all of it."""
+    path = Path(path)
+    beside = path.with_name(path.name + ".part")
+    pq.write_table(table, beside, compression="zstd")
+    beside.replace(path)
 
 
 def build_word_vectors(

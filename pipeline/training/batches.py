@@ -1,4 +1,4 @@
-"""From the loader's arrays to what a network takes: on the device, words looked up."""
+"""From the loader's arrays to what a network takes: on the device, words as features."""
 
 from __future__ import annotations
 
@@ -7,36 +7,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from pipeline.config import ModelSettings
 from pipeline.errors import InputError
 from pipeline.shards.decoding import decode_batch
+from pipeline.text.vocabulary import Vocabulary
 from pipeline.text.words import WordVectors
+from pipeline.training.text import TextEncoder, text_encoder
 
 Batch = dict[str, Any]
 Prepare = Callable[[Mapping[str, Any]], Batch]
 """A loader's batch → the model's."""
 
 
-class WordTable:
-    """Word vectors on a device: ids to vectors, padding to zeros."""
-
-    def __init__(self, vectors: npt.NDArray[np.float32], device: torch.device) -> None:
-        """Takes vectors ``[words, dim]``."""
-        padding = np.zeros((1, vectors.shape[1]), np.float32)
-        self.vectors = torch.from_numpy(np.concatenate([vectors, padding])).to(device)
-
-    def __call__(self, word_ids: Tensor) -> Tensor:
-        """Int ``[...]``, -1 is padding → float32 ``[..., dim]``."""
-        # the padding's zeros are the last row: -1 finds them as it is
-        return self.vectors[word_ids.long()]
-
-
-def to_device(batch: Mapping[str, Any], words: WordTable, device: torch.device) -> Batch:
+def to_device(batch: Mapping[str, Any], text: TextEncoder, device: torch.device) -> Batch:
     """A loader's batch as a network takes it.
 
     Its bytes go to the device as they are stored, where :func:`~pipeline.shards.decoding.decode_batch` makes tensors of
@@ -44,7 +30,7 @@ def to_device(batch: Mapping[str, Any], words: WordTable, device: torch.device) 
     again.
     """
     decoded = decode_batch(_to_gpu(batch, device) if device.type == "cuda" else dict(batch))
-    decoded["text"] = words(decoded.pop("word_ids"))
+    decoded["text"] = text(decoded.pop("word_ids"))
     return decoded
 
 
@@ -68,18 +54,32 @@ def _copy_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def preparation(shards: Path, vectors: WordVectors, settings: ModelSettings, device: torch.device) -> Prepare:
-    """Readies batches of the shards in a folder, with their word vectors, for a model on a device.
+def preparation(
+    shards: Path,
+    words: Vocabulary,
+    settings: ModelSettings,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> Prepare:
+    """Readies batches of the shards in a folder for a model on a device.
+
+    Args:
+        shards: the folder, for messages.
+        words: what its word ids stand for.
+        settings: the model's.
+        device: where the model is.
+        dtype: of the matrix products that CLIP's text takes.
 
     Raises:
-        InputError: the widths of words or video tokens are not the model's.
+        InputError: the widths of words or video tokens are not the model's, or CLIP's weights are missing.
     """
-    if vectors.dim != settings.text_dim:
+    if words.dim != settings.text_dim:
+        kind = "word vectors have" if isinstance(words, WordVectors) else "CLIP's text has"
         raise InputError(
-            f"{shards}: word vectors have {vectors.dim} dimensions, the model takes {settings.text_dim}: "
-            f"set --model.text_dim {vectors.dim}"
+            f"{shards}: {kind} {words.dim} dimensions, the model takes {settings.text_dim}: "
+            f"set --model.text_dim {words.dim}, or take shards with the words that it was trained on"
         )
-    words = WordTable(vectors.vectors, device)
+    text = text_encoder(words, device, dtype)
 
     def prepare(batch: Mapping[str, Any]) -> Batch:
         width = batch["features_2d"].shape[-1] + batch["features_3d"].shape[-1]
@@ -88,6 +88,6 @@ def preparation(shards: Path, vectors: WordVectors, settings: ModelSettings, dev
                 f"{shards}: video tokens have {width} dimensions, the model takes {settings.video_dim}: "
                 f"set --model.video_dim {width}"
             )
-        return to_device(batch, words, device)
+        return to_device(batch, text, device)
 
     return prepare

@@ -12,7 +12,9 @@ from pipeline.config import ModelSettings, Recipe, load_recipe
 from pipeline.errors import InputError
 from pipeline.models import Network, build_model
 from pipeline.shards.provenance import read_provenance
-from pipeline.text.words import WordVectors, build_word_vectors, tokenize
+from pipeline.text import clip_vocabulary
+from pipeline.text.vocabulary import Vocabulary, build_vocabulary, load_vocabulary
+from pipeline.text.words import WordVectors, tokenize
 from pipeline.training.batches import Prepare, preparation
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.state import load_weights
@@ -58,10 +60,10 @@ class Trained(NamedTuple):
 
     model: Network
     prepare: Prepare
-    words: WordVectors
+    words: Vocabulary
 
 
-def load_trained(settings: ModelSettings, checkpoint: Path, shards: Path, words: WordVectors | None = None) -> Trained:
+def load_trained(settings: ModelSettings, checkpoint: Path, shards: Path, words: Vocabulary | None = None) -> Trained:
     """A network with a checkpoint's weights, on the GPU where there is one.
 
     Args:
@@ -74,29 +76,35 @@ def load_trained(settings: ModelSettings, checkpoint: Path, shards: Path, words:
         InputError: the checkpoint is of another network, or the shards are too wide or narrow for it.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    words = words if words is not None else WordVectors.load(shards / "words.parquet")
+    words = words if words is not None else load_vocabulary(shards / "words.parquet")
     prepare = preparation(shards, words, settings, device)
     model = build_model(settings)
     load_weights(model, checkpoint)
     return Trained(model.to(device), prepare, words)
 
 
-def words_for(texts: Sequence[str], shards: Path, source: str) -> WordVectors:
-    """Word vectors for texts that the shards' captions need not contain, such as names of classes.
+def words_for(texts: Sequence[str], shards: Path, source: str) -> Vocabulary:
+    """The vocabulary for texts that the shards' captions need not contain, such as names of classes.
 
     Args:
         texts: all of them.
-        shards: the folder of shards, whose own vectors serve where they have every word.
-        source: of the shards' vectors, as in ``extract.words``; looked into where they don't.
+        shards: the folder of shards, whose own vocabulary serves where it is of the source's kind and has every word.
+        source: what the model was trained on, as in ``extract.words``; looked into where it doesn't.
 
     Raises:
         InputError: a text has no word with a vector.
     """
-    words = WordVectors.load(shards / "words.parquet")
-    known = set(words.words)
-    if source != "corpus" and not all(word in known for text in texts for word in tokenize(text)):
-        words = build_word_vectors(source, texts)
+    words = load_vocabulary(shards / "words.parquet")
+    if source != "corpus" and not _serves(words, texts, source):
+        words = build_vocabulary(source, texts)
     for text in texts:
         if not len(words.ids(text)):
             raise InputError(f"no word of {text!r} has a vector in {source}: a text without words cannot be compared")
     return words
+
+
+def _serves(words: Vocabulary, texts: Sequence[str], source: str) -> bool:
+    if not isinstance(words, WordVectors):
+        return source == clip_vocabulary.NAME
+    known = set(words.words)
+    return source != clip_vocabulary.NAME and all(word in known for text in texts for word in tokenize(text))

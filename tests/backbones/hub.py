@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
 import pytorchvideo
 import torch
 
@@ -67,3 +68,16 @@ def _fill_module() -> ModuleType:
     sys.modules.setdefault("golden_fill", module)
     specification.loader.exec_module(module)
     return module
+
+
+def put_clip_text(torch_home: Path) -> torch.nn.Module:
+    """Writes OpenAI's file with seeded weights of the text tower; gives open_clip's with the same and no pooling."""
+    transformer = pytest.importorskip("open_clip.transformer")
+    torch.manual_seed(67)
+    tower = transformer.TextTransformer(act_layer=transformer.QuickGELU, pool_type="none").eval()
+    state = {key: value.half().float() for key, value in tower.state_dict().items()}
+    tower.load_state_dict(state)
+    half = {key: value.half() for key, value in state.items()}
+    # and what else is in the published file
+    put_checkpoint(torch_home, "ViT-B-32.pt", {**half, "visual.proj": torch.zeros(1), "logit_scale": torch.tensor(1.0)})
+    return tower

@@ -7,7 +7,8 @@ import torch
 from pipeline.config import ModelSettings
 from pipeline.errors import InputError
 from pipeline.text.words import WordVectors
-from pipeline.training.batches import WordTable, preparation, to_device
+from pipeline.training.batches import preparation, to_device
+from pipeline.training.text import WordTable
 
 VECTORS = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], np.float32)
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]

@@ -2,7 +2,8 @@
 
 A list of dictionaries, one per clip: ``id``; ``2d`` and ``3d`` features, pooled over time in the YouCook2 files, whose
 sequences are ``2d_full`` and ``3d_full``; ``audio`` ``[40, frames]``; ``caption``, a text or the list of a clip's
-texts; ``eval_caption``, the one of these that the test asks for. Some entries lack some keys.
+texts; ``eval_caption``, the one of these that the test asks for. Some entries lack some keys. Features of MFT's
+stronger backbones are in files of their own, under ``clip`` and ``s3d``: the same clips in the same order.
 """
 
 from __future__ import annotations
@@ -26,11 +27,17 @@ from pipeline.shards.reader import ShardSet
 from pipeline.shards.sample import Sample, to_decibels
 from pipeline.types import Caption, Modality
 
-_KEYS: dict[Modality, tuple[str, ...]] = {"2d": ("2d_full", "2d"), "3d": ("3d_full", "3d"), "audio": ("audio",)}
+_Names = Mapping[Modality, tuple[str, ...]]
+_KEYS: _Names = {"2d": ("2d_full", "2d"), "3d": ("3d_full", "3d"), "audio": ("audio",)}
 
 
 def read_clips(
-    path: Path, split: str, complete: bool = False, refused: Callable[[str], None] = lambda message: None
+    path: Path,
+    split: str,
+    complete: bool = False,
+    refused: Callable[[str], None] = lambda message: None,
+    features: Path | None = None,
+    keys: Mapping[Modality, str | None] | None = None,
 ) -> Iterator[Foreign]:
     """The clips of a file, in its order; each becomes a video of its own.
 
@@ -42,33 +49,70 @@ def read_clips(
         split: what its clips are for.
         complete: leave out clips that lack a modality which the file has, as the published evaluation does.
         refused: told of each clip, or array, that is left out.
+        features: a file of the same clips in the same order whose 2D and 3D features are taken instead; the first file
+            still says which clips are complete.
+        keys: what features are called, by modality; None: as above.
 
     Raises:
-        InputError: the file is not there, holds what a pickle should not, or is no such list.
+        InputError: a file is not there, holds what a pickle should not, is no such list, has other clips, or has
+            features of that name in none.
     """
-    entries = read_arrays(path)
-    if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
-        raise InputError(f"{path}: not a list of clips, each a dictionary")
+    entries = _read(path)
+    visual = entries if features is None else _read(features)
+    names = {**_KEYS, **{modality: (key,) for modality, key in (keys or {}).items() if key is not None}}
+    lacking = _lacking(visual, names, features or path)
+    if features is not None:
+        _check_same_clips(entries, visual, path, features)
+        lacking = [{*first, *second} for first, second in zip(_lacking(entries, _KEYS, path), lacking, strict=True)]
     seen: Counter[str] = Counter()
-    modalities = {modality for modality, keys in _KEYS.items() if any(keys[0] in entry for entry in entries)}
     for place, entry in enumerate(entries):
         video_id = _id(entry.get("id", place))
         seen[video_id] += 1
         if seen[video_id] > 1:
             video_id = f"{video_id}.{seen[video_id] - 1}"
-        lacking = sorted(modality for modality in modalities if _KEYS[modality][0] not in entry)
-        if complete and lacking:
-            refused(f"{path}: clip {place} ({video_id}) is left out, it has no {', '.join(lacking)}")
+        if complete and lacking[place]:
+            refused(f"{path}: clip {place} ({video_id}) is left out, it has no {', '.join(sorted(lacking[place]))}")
             continue
         arrays: dict[Modality, NDArray[Any]] = {}
-        for modality, keys in _KEYS.items():
-            key = next((key for key in keys if entry.get(key) is not None), None)
+        for modality, known in names.items():
+            source = entry if modality == "audio" else visual[place]
+            key = next((key for key in known if source.get(key) is not None), None)
             if key is not None:
                 try:
-                    arrays[modality] = time_first(modality, entry[key])
+                    arrays[modality] = time_first(modality, source[key])
                 except ValueError as error:
                     refused(f"{path}: clip {place} ({video_id}): {key} is left out: {error}")
         yield Foreign(video_id, arrays, None, _texts(entry, split), split, path.name)
+
+
+def _read(path: Path) -> list[Mapping[str, Any]]:
+    entries = read_arrays(path)
+    if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
+        raise InputError(f"{path}: not a list of clips, each a dictionary")
+    return entries
+
+
+def _lacking(entries: list[Mapping[str, Any]], names: _Names, path: Path) -> list[set[Modality]]:
+    """Of each clip: the modalities that it lacks and others have."""
+    there = {modality for modality, known in names.items() if any(known[0] in entry for entry in entries)}
+    for modality, known in names.items():
+        if known != _KEYS[modality] and modality not in there:
+            keys = ", ".join(sorted({key for entry in entries for key in entry})) or "none"
+            raise InputError(f"{path}: no clip has the key {known[0]}; there are {keys}")
+    return [{modality for modality in there if names[modality][0] not in entry} for entry in entries]
+
+
+def _check_same_clips(
+    entries: list[Mapping[str, Any]], others: list[Mapping[str, Any]], path: Path, features: Path
+) -> None:
+    if len(entries) != len(others):
+        raise InputError(f"{features}: has {len(others)} clips and {path} {len(entries)}: not the same clips")
+    for place, (entry, other) in enumerate(zip(entries, others, strict=True)):
+        if "id" in entry and "id" in other and _id(entry["id"]) != _id(other["id"]):
+            raise InputError(
+                f"{features}: clip {place} is {_id(other['id'])} and that of {path} {_id(entry['id'])}: not the same "
+                "clips in the same order"
+            )
 
 
 def _id(value: Any) -> str:
