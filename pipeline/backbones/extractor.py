@@ -73,13 +73,13 @@ class FeatureExtractor:
                         _submit(session, name, cutters[name].push(chunk))
                 for key, cutter in cutters.items():
                     _submit(session, key, cutter.finish())
-                arrays = {"audio": sound.finish()}
+                arrays = {} if "audio" in decoding.left_out else {"audio": sound.finish()}
                 for key in self.backbones:
                     arrays[key] = session.finish(key)
         finally:
             decoding.close()
         wanted = [*self.backbones, *(["audio"] if self.settings.audio else [])]
-        present = [key for key in wanted if len(arrays[key])]
+        present = [key for key in wanted if len(arrays.get(key, ()))]
         return VideoFeatures(
             arrays={key: arrays[key] for key in present},
             rates={key: self._rate(key) for key in present},

@@ -20,7 +20,7 @@ import numpy as np
 from pipeline.media.errors import MediaError
 from pipeline.media.ffmpeg import ffmpeg_binary
 from pipeline.media.graph import SAMPLE_RATE, FrameFormat, FrameOutput, decode_command
-from pipeline.media.pipes import ArrayPipe, Complaints
+from pipeline.media.pipes import ArrayPipe, Decoded, Messages
 from pipeline.media.probe import AudioStream, MediaInfo, VideoStream, file_url, probe
 
 __all__ = ["SAMPLE_RATE", "Decoding", "FrameFormat", "decode"]
@@ -70,8 +70,8 @@ def decode(path: str | Path, frames: Mapping[str, FrameFormat], audio: bool, tim
 class Decoding(Iterator[_Chunk]):
     """The chunks of one file as they come; made by :func:`decode`.
 
-    :attr:`info`, :attr:`video` and :attr:`audio` are known from the start, :attr:`notes` and :attr:`seconds` once it
-    is exhausted.
+    :attr:`info`, :attr:`video` and :attr:`audio` are known from the start, :attr:`notes`, :attr:`seconds` and
+    :attr:`left_out` once it is exhausted.
     """
 
     def __init__(self, path: str | Path, frames: Mapping[str, FrameFormat], audio: bool, timeout: float) -> None:
@@ -80,6 +80,9 @@ class Decoding(Iterator[_Chunk]):
         """What is wrong with a file that was used all the same."""
         self.seconds: dict[str, float] = {}
         """How much of each output there was."""
+        self.left_out: set[str] = set()
+        """Outputs that turned out, at the end, to be too damaged to be used."""
+        self._decoded: dict[int, Decoded] = {}
         self._deadline = time.monotonic() + timeout
         self._timeout = timeout
         self.info: MediaInfo = probe(path)
@@ -126,18 +129,19 @@ class Decoding(Iterator[_Chunk]):
         return streams[-1] if streams else None
 
     def _run(self) -> Generator[_Chunk, None, None]:
-        code, complaints = yield from self._run_ffmpeg(self._formats, self.audio)
+        code, messages = yield from self._run_ffmpeg(self._formats, self.audio)
+        self._decoded = messages.decoded
         lacking = {name: self._formats[name] for name in self._formats if not self.seconds[name]}
         if lacking:
             # pictures for less than half a frame's time were rounded away; they still show something
             yield from self._run_ffmpeg(lacking, None, keep_last=True)
             code = min(code, 0)  # FFmpeg takes an output without a frame for a failure
-        self._judge(code, complaints)
+        self._judge(code, messages.complaints)
 
     def _run_ffmpeg(
         self, formats: Mapping[str, FrameFormat], audio: AudioStream | None, *, keep_last: bool = False
-    ) -> Generator[_Chunk, None, tuple[int, list[str]]]:
-        """Yields what one FFmpeg process gives; returns its exit code and its complaints."""
+    ) -> Generator[_Chunk, None, tuple[int, Messages]]:
+        """Yields what one FFmpeg process gives; returns its exit code and what it said."""
         names = [*formats, *(["audio"] if audio is not None else [])]
         ends = {name: os.pipe() for name in names}
         pipes = [ArrayPipe(name, ends[name][0], self._shape(name), CHUNK_BYTES) for name in names]
@@ -158,13 +162,13 @@ class Decoding(Iterator[_Chunk]):
                 for _, write_end in ends.values():
                     os.close(write_end)
             assert process.stderr is not None
-            complaints = Complaints(process.stderr.fileno())
-            yield from self._drain(pipes, complaints)
+            messages = Messages(process.stderr.fileno())
+            yield from self._drain(pipes, messages)
             try:
                 code = process.wait(self._remaining())
             except subprocess.TimeoutExpired:
                 raise self._too_slow() from None
-            return code, complaints.lines()
+            return code, messages
         finally:
             if process is not None:
                 process.kill()
@@ -174,9 +178,9 @@ class Decoding(Iterator[_Chunk]):
             for pipe in pipes:
                 pipe.close()
 
-    def _drain(self, pipes: list[ArrayPipe], complaints: Complaints) -> Iterator[_Chunk]:
+    def _drain(self, pipes: list[ArrayPipe], messages: Messages) -> Iterator[_Chunk]:
         with selectors.DefaultSelector() as selector:
-            sources: list[ArrayPipe | Complaints] = [*pipes, complaints]
+            sources: list[ArrayPipe | Messages] = [*pipes, messages]
             for source in sources:
                 selector.register(source.descriptor, selectors.EVENT_READ, source)
             while selector.get_map():
@@ -223,32 +227,62 @@ class Decoding(Iterator[_Chunk]):
             raise MediaError("unknown", f"{self.path}: FFmpeg was ended by signal {-code}")
         seen = max((self.seconds[name] for name in self._formats), default=0.0)
         heard = self.seconds.get("audio", 0.0)
-        cause = complaints[0] if complaints else f"FFmpeg ended with code {code}" if code else ""
+        cause = _first(complaints) or (f"FFmpeg ended with code {code}" if code else "")
         if max(seen, heard) == 0:
             raise MediaError("corrupt", f"{self.path}: nothing could be decoded ({cause or 'it is empty'})")
-        announced = self.info.duration or 0.0
-        covered = self._covered(seen, heard, complaints, cause)
+        length = self.info.duration or max(seen, heard)
+        covered = self._covered(seen, heard, length, complaints, cause)
         # of a short file the last frame may be missing without any damage
-        if covered < KEPT_SHARE * announced and announced - covered > 0.5:
-            share = f"{covered:.1f} s of {announced:.1f} s ({100 * covered / announced:.0f} %)"
+        if covered < KEPT_SHARE * length and length - covered > 0.5:
+            share = f"{covered:.1f} s of {length:.1f} s ({100 * covered / length:.0f} %)"
             reason = f" ({cause})" if cause else ""
             raise MediaError("corrupt", f"{self.path}: only {share} could be decoded{reason}")
+        heard_share = self._share_without_errors(self.audio)
+        if self.video is not None and heard and heard_share < KEPT_SHARE:
+            self.left_out.add("audio")
+            cause += f"; sound left out, of which only {heard_share:.0%} could be decoded"
         if cause:
             self.notes.append(f"damaged: {cause}")
         self.notes.extend(f"passed over {stream}" for stream in self.info.unusable)
 
-    def _covered(self, seen: float, heard: float, complaints: list[str], cause: str) -> float:
-        """Seconds of the announced duration that were decoded.
+    def _covered(self, seen: float, heard: float, length: float, complaints: list[str], cause: str) -> float:
+        """Seconds of a file of ``length`` that were decoded.
 
         A stream may well be shorter than its file; one that FFmpeg complains of may not.
         """
-        if self.video is not None and any(_PICTURES.search(line) for line in complaints):
-            return seen
-        all_decoded = self.info.stream_count == (self.video is not None) + (self.audio is not None)
-        return max(seen, heard) if cause or all_decoded else self.info.duration or 0.0
+        if not cause:
+            all_decoded = self.info.stream_count == (self.video is not None) + (self.audio is not None)
+            return max(seen, heard) if all_decoded else length
+        # what is missing in the middle is filled with repeated pictures and silence: only FFmpeg's counts show it
+        filled = length * self._share_without_errors(self.video or self.audio)
+        of_pictures = self.video is not None and any(_PICTURES.search(line) for line in complaints)
+        return min(seen if of_pictures else max(seen, heard), filled, self._seconds_decoded())
+
+    def _share_without_errors(self, stream: VideoStream | AudioStream | None) -> float:
+        """Share of a stream's packets that its decoder could make something of."""
+        decoded = self._decoded.get(stream.index) if stream is not None else None
+        if decoded is None or not decoded.errors:
+            return 1.0
+        return decoded.frames / (decoded.frames + decoded.errors)
+
+    def _seconds_decoded(self) -> float:
+        """How long all decoded frames last, of the stream of which more was left: what a container lost is neither."""
+        lasting = []
+        for stream in (self.video, self.audio):
+            decoded = self._decoded.get(stream.index) if stream is not None else None
+            if decoded is not None and isinstance(stream, AudioStream):
+                lasting.append(decoded.samples / stream.sample_rate)
+            elif decoded is not None and isinstance(stream, VideoStream) and stream.rate:
+                lasting.append(decoded.frames / stream.rate)
+        return max(lasting, default=float("inf"))
 
 
 _PICTURES = re.compile(r"vist#|h26[34]|hevc|av1|vp[89]|mpeg[124]|theora|[Vv]ideo")
+
+
+def _first(complaints: list[str]) -> str:
+    """The complaint to quote: about pictures, if any, since several threads write in an order of their own."""
+    return next((line for line in complaints if _PICTURES.search(line)), complaints[0] if complaints else "")
 
 
 def _nothing_usable(info: MediaInfo) -> str:

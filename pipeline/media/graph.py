@@ -90,7 +90,7 @@ def decode_command(
             )
         )
     graph = ffmpeg.merge_outputs(*outputs).global_args(
-        "-nostdin", "-hide_banner", "-v", "error", "-filter_complex_threads", "1"
+        "-nostdin", "-nostats", "-hide_banner", "-v", "level+verbose", "-filter_complex_threads", "1"
     )
     return [str(part) for part in ffmpeg.compile(graph, cmd=ffmpeg_binary())]
 

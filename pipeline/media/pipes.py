@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import re
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -64,24 +65,57 @@ class ArrayPipe:
         os.close(self.descriptor)
 
 
-class Complaints:
-    """What FFmpeg writes to its standard error: the first of it is kept, the rest read and dropped."""
+@dataclass(frozen=True)
+class Decoded:
+    """What a decoder made of one stream, by FFmpeg's own count."""
 
-    name = "complaints"
+    frames: int
+    errors: int
+    """Packets that it could make nothing of."""
+    samples: int
+    """Samples of sound in the frames; 0 for pictures."""
+
+
+class Messages:
+    """What FFmpeg writes to its standard error, at level ``verbose``, each line with its level.
+
+    The first complaints are kept, and what it says in the end about each stream of the input; the rest is dropped.
+    """
+
+    name = "messages"
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
-        self._text = b""
+        self.complaints: list[str] = []
+        """Errors, without the addresses of FFmpeg's objects."""
+        self.decoded: dict[int, Decoded] = {}
+        """By the stream's number in the file."""
+        self._rest = b""
+        self._left = MESSAGE_BYTES
 
     def read(self) -> tuple[None, bool]:
         """Takes what is there; whether it has ended."""
         data = os.read(self.descriptor, 65_536)
-        self._text = (self._text + data)[:MESSAGE_BYTES]
+        *lines, self._rest = (self._rest + (data or b"\n")).split(b"\n")
+        self._rest = self._rest[:MESSAGE_BYTES]
+        for line in lines:
+            self._take(line.decode("utf-8", "replace"))
         return None, not data
 
-    def lines(self) -> list[str]:
-        """The complaints, without the addresses of FFmpeg's objects."""
-        text = self._text.decode("utf-8", "replace")
-        lines = [re.sub(r" @ 0x[0-9a-f]+", "", line).strip() for line in text.splitlines()]
-        # an output that got no frame at all is not damage: what it lacks shows in its length
-        return [line for line in lines if line and not re.match(r"\[([va]ost|out)#", line)]
+    def _take(self, line: str) -> None:
+        if match := _COUNTS.search(line):
+            index, frames, errors, samples = (int(number or 0) for number in match.groups())
+            self.decoded[index] = Decoded(frames, errors, samples)
+        elif match := _COMPLAINT.match(line):
+            text = " ".join(part for part in (re.sub(r" @ 0x[0-9a-f]+", "", match[1]).strip(), match[2]) if part)
+            # an output that got no frame at all is not damage: what it lacks shows in its length
+            if match[2] and not re.match(r"\[([va]ost|out)#", text) and self._left > 0:
+                self._left -= len(text)
+                self.complaints.append(text)
+
+
+_COUNTS = re.compile(
+    r" Input stream #0:(\d+) \(\w+\): \d+ packets read \(\d+ bytes\); (\d+) frames decoded"
+    r"(?:; (\d+) decode errors)?(?: \((\d+) samples\))?"
+)
+_COMPLAINT = re.compile(r"((?:\[[^]]*\] )*)\[(?:error|fatal|panic)\] (.*\S)")

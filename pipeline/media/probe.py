@@ -14,7 +14,11 @@ PROBE_TIMEOUT = 60.0
 """Seconds for reading a header."""
 
 _PLAYLISTS = frozenset({"concat", "hls", "dash", "imf", "image2", "sdp"})
-"""Formats that would make FFmpeg open files that a downloaded file names."""
+"""Formats that would make FFmpeg open files that a downloaded file names, or that its own name stands for."""
+_TEXT = "tty"
+"""FFmpeg would draw the letters."""
+_WITHOUT_LENGTH = frozenset({"mpegts", "mpeg"})
+"""Streams for broadcast: FFmpeg takes the difference of two time stamps for their length, and these may jump."""
 _INPUT = re.compile(r"^Input #0, (.+), from '", re.MULTILINE)
 _STREAM = re.compile(r"^ {2,4}Stream #0:(?P<index>\d+)(?:\[0x[0-9a-f]+\])?(?:\([^)]*\))?: (?P<kind>\w+): (?P<rest>.*)$")
 _DURATION = re.compile(r"^ {2}Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)")
@@ -90,6 +94,8 @@ def probe(path: str | Path) -> MediaInfo:
     path = Path(path)
     if not path.is_file():
         raise MediaError("not_found", f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise MediaError("corrupt", f"{path}: it is empty")
     # without an output FFmpeg describes the input, then ends with an error that means nothing here
     command = [ffmpeg_binary(), "-hide_banner", "-nostdin", "-protocol_whitelist", "file", "-i", file_url(path)]
     try:
@@ -102,9 +108,13 @@ def probe(path: str | Path) -> MediaInfo:
     opened = _INPUT.search(text)
     if opened is None:
         raise MediaError("corrupt", f"{path}: not a media file that FFmpeg can open ({_cause(text)})")
-    if not _PLAYLISTS.isdisjoint(opened[1].split(",")):
-        raise MediaError("unsupported", f"{path}: a list of other files ({opened[1]}), not a video")
-    return parse_description(text)
+    formats = opened[1].split(",")
+    if not _PLAYLISTS.isdisjoint(formats):
+        raise MediaError("unsupported", f"{path}: a single picture or a list of other files ({opened[1]}), not a video")
+    if _TEXT in formats:
+        raise MediaError("unsupported", f"{path}: text, not a video")
+    info = parse_description(text)
+    return info if _WITHOUT_LENGTH.isdisjoint(formats) else replace(info, duration=None)
 
 
 def file_url(path: str | Path) -> str:
@@ -192,4 +202,8 @@ def _seconds(match: re.Match[str]) -> float:
 def _cause(text: str) -> str:
     """FFmpeg's first complaint, without its addresses."""
     lines = [re.sub(r"^\[[^]]*\] ", "", line).strip() for line in text.splitlines()]
-    return next((line for line in lines if line and not line.startswith("Error opening")), "no reason given")
+    # what it takes the file for, and that it could not be opened, is known already
+    return next((line for line in lines if line and not _NO_CAUSE.search(line)), "no reason given")
+
+
+_NO_CAUSE = re.compile(r"^Error opening|detected only with low score")

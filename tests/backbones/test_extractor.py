@@ -44,6 +44,14 @@ def test_what_is_missing_has_no_key(extractor: FeatureExtractor, tmp_path: Path)
     assert caught.value.reason == "unsupported"
 
 
+def test_sound_that_is_mostly_damaged_is_left_out(extractor: FeatureExtractor, tmp_path: Path) -> None:
+    noise = ["-bsf:a", "noise=amount=if(mod(n\\,2)\\,1\\,1e9)"]
+    features = extractor.extract(make(tmp_path / "v.mkv", *pictures(2), *tone(2), *H264, "-c:a", "ac3", *noise))
+    assert set(features.arrays) == {"2d", "3d"}
+    assert features.notes[0].startswith("damaged: ") and "sound left out" in features.notes[0]
+    assert features.notes[1] == "no audio"
+
+
 def test_features_do_not_depend_on_what_else_was_extracted(extractor: FeatureExtractor, tmp_path: Path) -> None:
     videos = [
         make(tmp_path / f"{name}.mp4", *pictures(seconds, source=name), *H264)

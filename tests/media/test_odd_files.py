@@ -1,41 +1,19 @@
-"""Odd and damaged files: each is decoded as far as it is right, or fails for the right reason."""
+"""Odd but whole files: of every kind all frames and all sound come out, at the right times."""
 
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline.media.decode import FrameFormat, decode
-from pipeline.media.errors import MediaError
 from tests.conftest import VIDEOS, needs_shared
-from tests.media.clips import H264, make, pictures, tone
+from tests.media.clips import AAC, H264, LOSSLESS, VP8, make, pictures, tone
+from tests.media.outcome import Outcome
 
-FORMATS = {"2d": FrameFormat(rate=1, size=64), "3d": FrameFormat(rate=24, size=32, crop=True)}
-AAC = ["-c:a", "aac"]
 H265 = ["-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "log-level=none"]
-VP8 = ["-c:v", "libvpx", "-deadline", "realtime"]
 VP9 = ["-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8"]
-LOSSLESS = ["-c:v", "ffv1"]
+BT2020 = ["-color_primaries", "bt2020", "-colorspace", "bt2020nc"]
 SURROUND = ["-filter_complex", "[1:a]pan=5.1|FL=c0|FR=c0|FC=c0|LFE=c0|BL=c0|BR=c0[a]", "-map", "0:v", "-map", "[a]"]
-
-
-class Outcome:
-    """What a decode gave: arrays and notes."""
-
-    def __init__(self, path: Path) -> None:
-        chunks = defaultdict(list)
-        decoding = decode(path, FORMATS, True, timeout=60)
-        for name, chunk in decoding:
-            chunks[name].append(chunk)
-        self.arrays = {name: np.concatenate(parts) for name, parts in chunks.items()}
-        self.notes = decoding.notes
-
-    def shape(self) -> tuple[int, int, float]:
-        """Frames of each format, seconds of sound."""
-        frames = [len(self.arrays.get(name, ())) for name in FORMATS]
-        return frames[0], frames[1], len(self.arrays.get("audio", ())) / 16_000
 
 
 def generated(name: str, *arguments: str) -> Callable[[Path], Path]:
@@ -52,6 +30,35 @@ WHOLE = {
     "grey": (generated("v.mp4", *pictures(2), *H264, "-pix_fmt", "gray"), (2, 48, 0)),
     "RGB": (generated("v.mkv", *pictures(2), *LOSSLESS, "-pix_fmt", "bgr0"), (2, 48, 0)),
     "mpeg4 and mp3": (generated("v.avi", *pictures(2), *tone(2), "-c:v", "mpeg4", "-c:a", "mp3"), (2, 49, 2.04)),
+    "windows media": (
+        generated("v.wmv", *pictures(2), *tone(2, 44_100), "-c:v", "wmv2", "-c:a", "wmav2"),
+        (2, 49, 2.05),
+    ),
+    "theora and vorbis": (
+        generated("v.ogv", *pictures(2), *tone(2, 44_100), "-c:v", "libtheora", "-c:a", "libvorbis"),
+        (2, 48, 2),
+    ),
+    "telephone": (
+        generated("v.3gp", *pictures(2, "176x144", 15), *tone(2, 8000), "-c:v", "h263", *AAC, "-ar", "8000"),
+        (2, 48, 2),
+    ),
+    "transparent": (generated("v.webm", *pictures(2), *VP9, "-pix_fmt", "yuva420p"), (2, 48, 0)),
+    "high dynamic range": (
+        generated("v.mp4", *pictures(2), *H265, "-pix_fmt", "yuv420p10le", "-color_trc", "smpte2084", *BT2020),
+        (2, 48, 0),
+    ),
+    "pixels that are not square": (generated("v.mp4", *pictures(2), "-vf", "setsar=64/45", *H264), (2, 48, 0)),
+    "a clock in a stream of its own": (
+        generated("v.mov", *pictures(2), *tone(2), *H264, *AAC, "-timecode", "01:00:00:00"),
+        (2, 48, 2),
+    ),
+    "96 kHz": (generated("v.mkv", *pictures(2), *tone(2, 96_000), *H264, "-c:a", "flac"), (2, 48, 2)),
+    "three channels": (
+        generated("v.wav", "-f", "lavfi", "-i", "aevalsrc=sin(t*2000)|sin(t*1000)|sin(3000*t):d=2:s=16000"),
+        (0, 0, 2),
+    ),
+    "a cover picture before the video": (lambda folder: with_cover(folder), (2, 48, 2)),
+    "cut without encoding anew": (lambda folder: cut_by_an_edit_list(folder), (3, 71, 3)),
     "mpeg2 stream": (generated("v.ts", *pictures(2), *tone(2), "-c:v", "mpeg2video"), (2, 49, 2)),
     "interlaced": (generated("v.ts", *pictures(2), "-c:v", "mpeg2video", "-flags", "+ildct+ilme"), (2, 48, 0)),
     "flash": (generated("v.flv", *pictures(2), *tone(2, 44_100), "-c:v", "flv1"), (2, 49, 2)),
@@ -89,6 +96,18 @@ WHOLE = {
 }
 
 
+def with_cover(folder: Path) -> Path:
+    cover = make(folder / "c.png", *pictures(0.04), "-frames:v", "1")
+    order = ["-map", "0", "-map", "1", "-map", "2", "-c:v:0", "mjpeg", "-disposition:v:0", "attached_pic"]
+    return make(folder / "v.mp4", "-i", str(cover), *pictures(2), *tone(2), *order, "-c:v:1", "libx264", *AAC)
+
+
+def cut_by_an_edit_list(folder: Path) -> Path:
+    # one group of pictures: what lies before the cut is in the file, and an edit list says not to show it
+    whole = make(folder / "w.mp4", *pictures(6), *tone(6), *H264, *AAC, "-g", "999")
+    return make(folder / "v.mp4", "-ss", "3", "-i", str(whole), "-c", "copy")
+
+
 def with_subtitles(folder: Path) -> Path:
     (folder / "s.srt").write_text("1\n00:00:00,000 --> 00:01:00,000\nslowly\n")
     return make(folder / "v.mkv", *pictures(2), "-i", str(folder / "s.srt"), *H264)
@@ -103,110 +122,6 @@ def test_odd_but_whole(case: str, tmp_path: Path) -> None:
     assert abs(ours_3d - frames_3d) <= 1  # containers differ in whether the last frame lasts
     assert heard == pytest.approx(seconds, abs=0.1)
     assert outcome.notes == []
-
-
-def whole_file(folder: Path, ending: str = "mp4", seconds: int = 8) -> bytes:
-    """A short video with its index at the start."""
-    options = ["-movflags", "+faststart"] if ending == "mp4" else []
-    codec = VP8 if ending == "webm" else [*H264, *AAC]
-    return make(folder / f"whole.{ending}", *pictures(seconds), *tone(seconds), *codec, *options).read_bytes()
-
-
-def flipped(data: bytes, first: float, last: float, every: int) -> bytes:
-    damaged = bytearray(data)
-    for place in range(int(len(data) * first), int(len(data) * last), every):
-        damaged[place] ^= 0xFF
-    return bytes(damaged)
-
-
-def zeroed(data: bytes, first: float) -> bytes:
-    kept = int(len(data) * first)
-    return data[:kept] + bytes(len(data) - kept)
-
-
-USABLE_DAMAGE = {
-    "3 % cut off": ("mp4", lambda data: data[: int(len(data) * 0.97)]),
-    "3 % cut off, Matroska": ("mkv", lambda data: data[: int(len(data) * 0.97)]),
-    "zeros at the end": ("mp4", lambda data: zeroed(data, 0.97)),
-    "flipped bytes in the middle": ("mp4", lambda data: flipped(data, 0.4, 0.6, 97)),
-}
-
-
-@pytest.mark.parametrize("case", USABLE_DAMAGE)
-def test_a_little_damage_is_kept_with_a_note(case: str, tmp_path: Path) -> None:
-    ending, damage = USABLE_DAMAGE[case]
-    path = tmp_path / f"v.{ending}"
-    path.write_bytes(damage(whole_file(tmp_path, ending)))
-    outcome = Outcome(path)
-    assert outcome.shape()[1] >= 0.9 * 8 * 24
-    assert len(outcome.notes) == 1 and outcome.notes[0].startswith("damaged: ")
-
-
-FAILURES = {
-    "empty": ("corrupt", lambda data: b""),
-    "a web page": ("corrupt", lambda data: b"<!DOCTYPE html><html><body>Too many requests</body></html>" * 99),
-    "zeros": ("corrupt", lambda data: bytes(100_000)),
-    "noise": ("corrupt", lambda data: np.random.RandomState(0).bytes(100_000)),
-    "index cut off": ("corrupt", lambda data: data[:600]),
-    "half": ("corrupt", lambda data: data[: len(data) // 2]),
-    "80 %": ("corrupt", lambda data: data[: int(len(data) * 0.8)]),
-    "second half zeros": ("corrupt", lambda data: zeroed(data, 0.5)),
-    "pictures destroyed": ("corrupt", lambda data: flipped(data, 0.04, 1, 5)),
-    "no known codec": (
-        "unsupported",
-        lambda data: (
-            data.replace(b"avc1", b"zzz1").replace(b"avcC", b"zzzC").replace(b"mp4a", b"zzza").replace(b"esds", b"zzzs")
-        ),
-    ),
-    "a list of files": ("unsupported", lambda data: b"ffconcat version 1.0\nfile 'whole.mp4'\n"),
-    "a playlist": ("corrupt", lambda data: b"#EXTM3U\n#EXTINF:4,\nwhole.mp4\n#EXT-X-ENDLIST\n"),
-    "subtitles": ("unsupported", lambda data: b"1\n00:00:00,000 --> 00:00:02,000\nslowly\n"),
-}
-
-
-@pytest.mark.parametrize("case", FAILURES)
-def test_what_cannot_be_used_says_why(case: str, tmp_path: Path) -> None:
-    reason, damage = FAILURES[case]
-    path = tmp_path / "v.mp4"
-    path.write_bytes(damage(whole_file(tmp_path)))
-    with pytest.raises(MediaError) as caught:
-        Outcome(path)
-    assert caught.value.reason == reason, caught.value
-    assert str(path) in caught.value.message
-
-
-@pytest.mark.parametrize("ending", ["mkv", "webm", "flv"])
-def test_half_a_file_of_other_containers(ending: str, tmp_path: Path) -> None:
-    whole = whole_file(tmp_path, ending) if ending != "flv" else flash_file(tmp_path)
-    path = tmp_path / f"v.{ending}"
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(MediaError, match="could be decoded") as caught:
-        Outcome(path)
-    assert caught.value.reason == "corrupt"
-
-
-def flash_file(folder: Path) -> bytes:
-    return make(folder / "w.flv", *pictures(8), *tone(8, 44_100), "-c:v", "flv1").read_bytes()
-
-
-def test_no_such_file(tmp_path: Path) -> None:
-    with pytest.raises(MediaError) as caught:
-        Outcome(tmp_path / "v.mp4")
-    assert caught.value.reason == "not_found"
-
-
-def test_an_extreme_shape_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match="2000x16") as caught:
-        Outcome(make(tmp_path / "v.mkv", *pictures(1, "2000x16"), *LOSSLESS, "-pix_fmt", "yuv420p"))
-    assert caught.value.reason == "unsupported"
-
-
-def test_pictures_of_no_known_codec_leave_the_sound(tmp_path: Path) -> None:
-    path = tmp_path / "v.mp4"
-    path.write_bytes(whole_file(tmp_path).replace(b"avc1", b"zzz1").replace(b"avcC", b"zzzC"))
-    outcome = Outcome(path)
-    assert outcome.shape() == (0, 0, pytest.approx(8, abs=0.1))
-    assert outcome.notes == ["passed over video stream 0 (none)"]
 
 
 def test_of_several_streams_the_first_that_works(tmp_path: Path) -> None:
@@ -278,6 +193,17 @@ def test_a_size_that_changes_midway(tmp_path: Path) -> None:
     frames_2d, frames_3d, heard = Outcome(joined).shape()
     # the second part's clock runs on a few frames late; frames or sound from its start on again would be 2 s more
     assert frames_2d == 4 and abs(frames_3d - 96) <= 8 and heard == pytest.approx(4, abs=0.3)
+
+
+def test_a_clock_that_jumps(tmp_path: Path) -> None:
+    first = make(tmp_path / "f.ts", *pictures(2), *tone(2), *H264, *AAC)
+    later = make(tmp_path / "l.ts", *pictures(2), *tone(2), *H264, *AAC, "-output_ts_offset", "3600")
+    joined = tmp_path / "v.ts"
+    joined.write_bytes(first.read_bytes() + later.read_bytes())
+    outcome = Outcome(joined)
+    frames_2d, frames_3d, heard = outcome.shape()
+    assert frames_2d == 4 and abs(frames_3d - 96) <= 8 and heard == pytest.approx(4, abs=0.3)
+    assert outcome.notes == []
 
 
 @needs_shared
