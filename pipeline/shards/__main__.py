@@ -109,7 +109,10 @@ def _verify(arguments: argparse.Namespace) -> None:
     there = report.good | unsealed_ids(arguments.folder)
     missing = [video_id for video_id in wanted if video_id not in there]
     if wanted:
-        console.print(f"coverage: {len(wanted) - len(missing):,} of the manifest's {len(wanted):,} videos are there")
+        more = len(there.difference(wanted))
+        others = f", and {more:,} that are not in it" if more else ""
+        covered = f"{len(wanted) - len(missing):,} of the manifest's {len(wanted):,} videos are there"
+        console.print(f"coverage: {covered}{others}", soft_wrap=True)
     if lost:
         console.print(f"lost, to be extracted again after a repair: {_listed(sorted(lost))}", soft_wrap=True)
     if arguments.redo is not None:
@@ -127,7 +130,10 @@ def _repair(arguments: argparse.Namespace) -> None:
         print(action)
     console.print(f"repair: {len(repairs.done)} things done, {len(repairs.redo)} videos lost")
     if repairs.redo:
-        console.print(f"run the same pipeline.extract again for {_listed(repairs.redo)}", soft_wrap=True)
+        console.print(
+            f"run again what made these shards (pipeline.extract, pipeline.convert), for {_listed(repairs.redo)}",
+            soft_wrap=True,
+        )
 
 
 def _repack(arguments: argparse.Namespace) -> None:

@@ -24,6 +24,10 @@ class ShardError(InputError):
     """A shard, journal or index is not what it should be; the message names the file and what to do."""
 
 
+class NewerFormatError(ShardError):
+    """A newer version of the program wrote it: nothing may be concluded from it, nor changed."""
+
+
 @dataclass(frozen=True, order=True)
 class Stem:
     """What the files of one shard have in common: ``<name>-<writer>-<number>``."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.shards.files import FORMAT_VERSION, ShardError, Stem, sync_file, sync_folder
+from pipeline.shards.files import FORMAT_VERSION, NewerFormatError, ShardError, Stem, sync_file, sync_folder
 from pipeline.types import Modality
 
 MODALITIES: tuple[Modality, ...] = ("text", "2d", "3d", "audio")
@@ -107,18 +107,24 @@ def read_index(stem: Stem, columns: list[str] | None = None) -> pa.Table:
     """The index of a sealed shard; its metadata has ``tar_size``, the size of the tar it was made for.
 
     Raises:
-        ShardError: it cannot be read, or a newer version wrote it.
+        ShardError: it cannot be read, lacks a column, or is of no version.
+        NewerFormatError: a newer version wrote it.
     """
     try:
         table = pq.ParquetFile(stem.index).read(columns, use_threads=False)
     except (OSError, pa.ArrowException) as error:
-        raise ShardError(
-            f"{stem.index}: the index cannot be read ({_line(error)}); rebuild it: python -m pipeline.shards repair "
-            f"{stem.folder}"
-        ) from None
-    version = (table.schema.metadata or {}).get(b"format_version", b"?").decode()
-    check_version(version, stem.index)
+        raise _unreadable(stem, _line(error)) from None
+    check_version((table.schema.metadata or {}).get(b"format_version", b"?").decode(), stem.index)
+    lacking = [name for name in columns or SCHEMA.names if name not in table.schema.names]
+    if lacking:
+        raise _unreadable(stem, f"it lacks the column {lacking[0]}")
     return table
+
+
+def _unreadable(stem: Stem, why: str) -> ShardError:
+    return ShardError(
+        f"{stem.index}: the index cannot be read ({why}); rebuild it: python -m pipeline.shards repair {stem.folder}"
+    )
 
 
 def rows_of(table: pa.Table) -> list[IndexRow]:
@@ -127,9 +133,11 @@ def rows_of(table: pa.Table) -> list[IndexRow]:
 
 
 def check_version(version: str, path: Path) -> None:
-    """Raises ShardError when files of this version cannot be understood."""
-    if not version.isdigit() or int(version) > FORMAT_VERSION:
-        raise ShardError(f"{path}: format version {version} is not one this program reads; use a newer one")
+    """Raises ShardError when files of this version cannot be understood, NewerFormatError when a newer program can."""
+    if not version.isdigit():
+        raise ShardError(f"{path}: does not say its format version; it is not one of this program's files")
+    if int(version) > FORMAT_VERSION:
+        raise NewerFormatError(f"{path}: format version {version} is not one this program reads; use a newer one")
 
 
 def _flat(row: IndexRow) -> dict[str, Any]:

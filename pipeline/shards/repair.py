@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.errors import InputError
-from pipeline.shards.files import Stem, WriterLock, sync_folder, write_all
-from pipeline.shards.index import IndexRow, write_index
+from pipeline.shards.files import NewerFormatError, ShardError, Stem, WriterLock, stems, sync_folder, write_all
+from pipeline.shards.index import IndexRow, read_index, write_index
 from pipeline.shards.recovery import END_OF_TAR, seal_leftovers
 from pipeline.shards.remote import remote_url
 from pipeline.shards.scan import scan
@@ -33,10 +33,13 @@ def repair(folder: Path, workers: int = 4) -> Repairs:
 
     Raises:
         InputError: another process is writing, or the tars are elsewhere.
+        NewerFormatError: a newer version wrote some of it, of which nothing is changed.
     """
     url = remote_url(folder)
     if url is not None:
         raise InputError(f"{folder}: its tars are at {url}; repair the folder that they were uploaded from")
+    for stem in stems(folder, ".parquet"):
+        _refuse_newer(stem)
     repairs = Repairs()
     repairs.done += [f"{path}: sealed" for path in seal_leftovers(folder)]
     for leftover in sorted([*folder.glob("*.tar.new"), *folder.glob("*.parquet.new")]):
@@ -54,6 +57,15 @@ def repair(folder: Path, workers: int = 4) -> Repairs:
     return repairs
 
 
+def _refuse_newer(stem: Stem) -> None:
+    try:
+        read_index(stem, ["video_id"])
+    except NewerFormatError:
+        raise
+    except ShardError:
+        pass  # it is made again
+
+
 def _mend(shard: ShardReport, kept: set[str]) -> Iterator[str]:
     stem = shard.stem
     if not stem.tar.exists():
@@ -62,13 +74,14 @@ def _mend(shard: ShardReport, kept: set[str]) -> Iterator[str]:
         return
     rows = shard.rows
     if shard.problems:
-        # an index may be of another tar: what the tar itself says decides, and the index's checksums where it has them
-        checksums = {row.video_id: row.checksum for row in shard.rows}
+        # an index may be of another tar: what the tar itself says decides, and the index's checksum of a sample where
+        # it is of this size; one of another size was made of other features of that video
+        checksums = {(row.video_id, row.size): row.checksum for row in shard.rows}
         rows = []
         for found in scan(stem.tar):
             if isinstance(found, str):
                 yield f"{stem.tar}: {found}"
-            elif found.checksum == checksums.get(found.video_id, found.checksum):
+            elif found.checksum == checksums.get((found.video_id, found.size), found.checksum):
                 rows.append(found)
     good = []
     for row in rows:
@@ -77,7 +90,7 @@ def _mend(shard: ShardReport, kept: set[str]) -> Iterator[str]:
             kept.add(row.video_id)
     if shard.problems or len(good) < len(rows):
         rewrite(stem, good)
-        yield f"{stem.tar}: made again with its {len(good)} good samples"
+        yield f"{stem.tar}: " + (f"made again with its {len(good)} good samples" if good else "removed, nothing stays")
 
 
 def rewrite(stem: Stem, rows: Sequence[IndexRow]) -> None:

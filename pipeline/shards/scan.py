@@ -15,11 +15,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.shards.index import MODALITIES, IndexRow, Member
+from pipeline.shards.files import NewerFormatError, ShardError
+from pipeline.shards.index import MODALITIES, IndexRow, Member, check_version
 from pipeline.shards.sample import member_key
 from pipeline.types import Modality
 
 _BLOCK = tarfile.BLOCKSIZE
+_NO_MEMBER = (tarfile.HeaderError, UnicodeDecodeError, OSError)
+"""What reading a member from a file raises where there is none, or none that the disk gives."""
 
 
 class _Part(NamedTuple):
@@ -42,6 +45,7 @@ def describe(data: bytes | bytearray) -> IndexRow:
 
     Raises:
         ValueError: the bytes are not one whole sample; the message says what is wrong.
+        ShardError: its JSON is of no version, or of a newer one.
     """
     parts = list(_parts(data))
     if not parts or parts[0].suffix != "json":
@@ -50,6 +54,7 @@ def describe(data: bytes | bytearray) -> IndexRow:
     values = json.loads(data[first.offset : first.offset + first.size])
     if any(part.key != member_key(values["video_id"]) for part in parts):
         raise ValueError(f"a member does not belong to {values['video_id']}")
+    check_version(str(values["format"]), Path(f"{first.key}.json"))
     members: dict[Modality, Member] = {}
     for part in parts[1:]:
         for modality in MODALITIES:
@@ -75,14 +80,17 @@ def describe(data: bytes | bytearray) -> IndexRow:
 def scan(path: Path) -> Iterator[IndexRow | str]:
     """The rows of a tar's samples, found without an index, and what is wrong with what is between them.
 
-    Where no member can be read, it goes on at the next one that begins a sample.
+    Where no member can be read, be it that the disk fails, it goes on at the next one that begins a sample.
+
+    Raises:
+        NewerFormatError: a newer version wrote a sample.
     """
     with path.open("rb") as file:
         start = 0
         while True:
             try:
                 end = _sample_end(file.fileno(), start)
-            except (tarfile.HeaderError, UnicodeDecodeError) as error:
+            except _NO_MEMBER as error:
                 end = _next_json(file.fileno(), start + _BLOCK)
                 yield f"cannot be read from byte {start} to {end} ({error})"
                 start = end
@@ -91,7 +99,9 @@ def scan(path: Path) -> Iterator[IndexRow | str]:
                 return
             try:
                 yield describe(os.pread(file.fileno(), end - start, start)).moved(start)
-            except (ValueError, KeyError, TypeError) as error:
+            except NewerFormatError:
+                raise
+            except (ValueError, KeyError, TypeError, OSError, ShardError) as error:
                 yield f"has no sample at byte {start} ({error})"
             start = end
 
@@ -134,7 +144,7 @@ def _sample_end(descriptor: int, start: int) -> int:
     while offset < size:
         try:
             part = _header(os.pread(descriptor, _BLOCK, offset), 0)
-        except (tarfile.HeaderError, UnicodeDecodeError):
+        except _NO_MEMBER:
             if offset == start:
                 raise
             return offset
@@ -151,7 +161,7 @@ def _next_json(descriptor: int, offset: int) -> int:
     """The first member from ``offset`` on that begins a sample; else the end of the file."""
     size = os.fstat(descriptor).st_size
     while offset < size:
-        with contextlib.suppress(tarfile.HeaderError, UnicodeDecodeError):
+        with contextlib.suppress(*_NO_MEMBER):
             part = _header(os.pread(descriptor, _BLOCK, offset), 0)
             if part is not None and part.suffix == "json":
                 return offset

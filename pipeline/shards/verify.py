@@ -79,7 +79,7 @@ def verify(folder: Path, workers: int = 4, progress: Callable[[int], None] = lam
 
     def check(stem: Stem) -> ShardReport:
         report = check_shard(stem)
-        progress(report.rows[-1].end + len(END_OF_TAR) if report.rows else 0)
+        progress(stem.tar.stat().st_size if stem.tar.exists() else 0)
         return report
 
     sealed = sorted({*stems(folder, ".tar"), *stems(folder, ".parquet")})
@@ -108,8 +108,8 @@ def check_shard(stem: Stem) -> ShardReport:
     try:
         table = read_index(stem)
         report.rows = rows_of(table)
-    except (ShardError, KeyError) as error:
-        report.problems.append(Problem(stem.index, f"cannot be read ({error})"))
+    except ShardError as error:
+        report.problems.append(Problem(stem.index, str(error).removeprefix(f"{stem.index}: ")))
         return report
     elsewhere = remote_url(stem.folder) is not None
     if not elsewhere and not stem.tar.exists():
@@ -134,17 +134,25 @@ def _check_tar(stem: Stem, rows: list[IndexRow], expected_size: int) -> Iterator
         if row.offset != end:
             yield f"{row.video_id} begins at byte {row.offset}, the sample before it ends at {end}", []
         end = row.end
-        wrong = "is cut off" if end > size else _check_sample(tar.read(0, row.offset, row.size), row)
+        wrong = "is cut off" if end > size else _check_sample(tar, row)
         if wrong:
             yield f"{row.video_id} at byte {row.offset}: {wrong}", [row.video_id]
-    if size != end + len(END_OF_TAR) or tar.read(0, end, len(END_OF_TAR)) != END_OF_TAR:
+    if size != end + len(END_OF_TAR) or not _ends_at(tar, end):
         yield f"does not end after its last sample, at byte {end}", []
 
 
-def _check_sample(data: bytearray, row: IndexRow) -> str | None:
-    if zlib.crc32(data) != row.checksum:
-        return "its checksum is wrong"
+def _check_sample(tar: Tars, row: IndexRow) -> str | None:
     try:
+        data = tar.read(0, row.offset, row.size)
+        if zlib.crc32(data) != row.checksum:
+            return "its checksum is wrong"
         return difference(row, describe(data))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ShardError, ValueError, KeyError, TypeError) as error:
         return str(error)
+
+
+def _ends_at(tar: Tars, end: int) -> bool:
+    try:
+        return tar.read(0, end, len(END_OF_TAR)) == END_OF_TAR
+    except ShardError:
+        return False

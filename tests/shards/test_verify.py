@@ -1,6 +1,8 @@
 """Damage of every kind: found, named, mended, and nothing good lost by it."""
 
+import errno
 import json
+import os
 import shutil
 
 import numpy as np
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import InputError
 from pipeline.shards import repair as repair_module
-from pipeline.shards.files import Stem
+from pipeline.shards.files import ShardError, Stem
 from pipeline.shards.index import read_index, rows_of
 from pipeline.shards.reader import ShardSet
 from pipeline.shards.recovery import completed_ids
@@ -126,6 +128,66 @@ def test_an_index_that_says_something_else(folder, column):
     (problem,) = verify(folder).problems
     assert "video2" in problem.what
     assert {"2d_length": "members", "2d_offset": "members"}.get(column, column) in problem.what
+
+
+def test_an_index_that_lacks_a_column(folder):
+    path = stem(folder).index
+    pq.write_table(pq.read_table(path).drop_columns(["checksum"]), path)
+    (problem,) = verify(folder).problems
+    assert "it lacks the column checksum" in problem.what
+    assert_mended(folder, [])
+
+
+def test_an_index_of_an_earlier_extraction_condemns_nothing(folder, tmp_path):
+    """Its checksums are those of other features of the same videos."""
+    other = write_shards(tmp_path / "other", [make_sample(name, seconds=12) for name in IDS[2:4]], name="set")
+    shutil.copy(stem(other, 0).index, stem(folder).index)
+    assert verify(folder).redo == IDS[2:4]
+    assert_mended(folder, [])
+
+
+@pytest.mark.parametrize("where", ["index", "sample"])
+def test_what_a_newer_version_wrote_is_left_alone(folder, where):
+    path = stem(folder).index
+    if where == "index":
+        table = pq.read_table(path)
+        pq.write_table(table.replace_schema_metadata(table.schema.metadata | {b"format_version": b"2"}), path)
+    else:
+        path.unlink()
+        tar = stem(folder).tar
+        tar.write_bytes(tar.read_bytes().replace(b'"format":1', b'"format":2'))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert verify(folder).problems
+    with pytest.raises(ShardError, match="format version 2 is not one this program reads; use a newer one"):
+        repair(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("at", [0, 1100, 3072 + 20, 6144])
+def test_bytes_that_a_disk_does_not_give(folder, at, monkeypatch):
+    """The first sample's header, its array's, the second's header, and the end of the tar."""
+    inode, pread, preadv = stem(folder).tar.stat().st_ino, os.pread, os.preadv
+
+    def failing(descriptor, offset, size):
+        if os.fstat(descriptor).st_ino == inode and offset <= at < offset + size:
+            raise OSError(errno.EIO, "Input/output error")
+
+    def failing_pread(descriptor, size, offset):
+        failing(descriptor, offset, size)
+        return pread(descriptor, size, offset)
+
+    def failing_preadv(descriptor, buffers, offset, *flags):
+        failing(descriptor, offset, sum(memoryview(buffer).nbytes for buffer in buffers))
+        return preadv(descriptor, buffers, offset, *flags)
+
+    monkeypatch.setattr(os, "pread", failing_pread)
+    monkeypatch.setattr(os, "preadv", failing_preadv)
+    lost = IDS[2 + at // 3072 : 3 + at // 3072] if at < 6144 else []
+    assert verify(folder).redo == lost
+    repairs = repair(folder)  # the new tar is another file, on other blocks
+    assert repairs.redo == lost
+    assert verify(folder).problems == []
+    assert completed_ids(folder) == set(IDS) - set(lost)
 
 
 def test_a_repeated_video_leaves_the_later_shard(folder):
