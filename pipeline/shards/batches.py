@@ -71,6 +71,7 @@ class ClipReader:
         self._json_offset = column(table, "json_offset", 0)
         self._json_size = column(table, "json_size", 0)
         self._members = {modality: MemberColumns(table, modality) for modality in MODALITIES}
+        self._words = shards.words
         self._memory = bytearray()
         widths = {modality: int(members.width.max(initial=0)) for modality, members in self._members.items()}
         self._tracks = [modality for modality in _TRACKS if widths[modality]]
@@ -90,17 +91,27 @@ class ClipReader:
         try:
             values = json.loads(data[:size])
             captions = values["captions"]
-            return Narration(
+            found = Narration(
                 captions["start"],
                 captions["end"],
                 captions["text"],
                 decode_array(data[text.offset - offset :], text, text.length) if text else np.zeros(0, np.int32),
                 values["caption_words"] if text else [0] * (len(captions["start"]) + 1),
             )
+            self._check(found)
         except (ValueError, KeyError, TypeError) as error:
             raise self.tars.damaged(
-                int(self.shard[number]), f"the JSON at byte {offset} is unusable: {error!r}"
+                int(self.shard[number]), f"the JSON or the words at byte {offset} are unusable: {error!r}"
             ) from None
+        return found
+
+    def _check(self, found: Narration) -> None:
+        """Raises ValueError where clips would stumble; a checksum would need the whole sample."""
+        if not len(found.starts) == len(found.ends) == len(found.texts) == len(found.caption_words) - 1:
+            raise ValueError("its captions are not as many starts, ends, texts and word offsets")
+        # as unsigned numbers, negative ids are too large as well
+        if len(found.word_ids) and int(found.word_ids.view(np.uint32).max()) >= self._words:
+            raise ValueError(f"a word's id is none of the {self._words:,} of words.parquet")
 
     def _narration_bytes(self, number: int) -> int:
         """From the JSON's first byte to the last word's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -86,6 +87,7 @@ class TrainingLoader:
         self._reader = ClipReader(shards, clips)
         self._numbers = _usable(shards, clips, split)
         self._shard = self._reader.shard[self._numbers]
+        self._order = zlib.crc32(self._shard.tobytes(), zlib.crc32(self._reader.hashes[self._numbers].tobytes()))
         self._clips = clips
         self._batch_videos = batch_videos
         self._seed = seed
@@ -126,19 +128,22 @@ class TrainingLoader:
             "seed": self._seed,
             "batch_videos": self._batch_videos,
             "videos": len(self._numbers),
+            "shuffle_shards": self._clips.shuffle_shards,
+            "order": self._order,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where another loader stood, which may have had other numbers of ranks and workers.
 
         Raises:
-            InputError: it had another seed, global batch or set of videos, so that there is no such place.
+            InputError: it had another seed, global batch or set of videos, or in the middle of an epoch another order
+                of them, so that there is no such place.
         """
         mine = self.state_dict()
-        for key in ("seed", "batch_videos", "videos"):
-            if state[key] != mine[key]:
+        for key in ("seed", "batch_videos", "videos", *(("shuffle_shards", "order") if state["batch"] else ())):
+            if state.get(key) != mine[key]:
                 raise InputError(
-                    f"cannot continue: the loader's {key} was {state[key]} and is now {mine[key]}; restore it, or "
+                    f"cannot continue: the loader's {key} was {state.get(key)} and is now {mine[key]}; restore it, or "
                     "start a new run"
                 )
         self.epoch, self.batch = int(state["epoch"]), int(state["batch"])

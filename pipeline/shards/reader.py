@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
@@ -67,6 +69,13 @@ class ShardSet:
     def number(self, video_id: str) -> int:
         """A video's row in ``table``; raises KeyError."""
         return self._numbers[video_id]
+
+    @property
+    def words(self) -> int:
+        """How many ids ``words.parquet`` has; as many as there can be, where it is not there or not to be read."""
+        with contextlib.suppress(OSError, pa.ArrowException):
+            return int(pq.read_metadata(self.folder / "words.parquet").num_rows)
+        return 1 << 31
 
     def row(self, number: int) -> IndexRow:
         """One row of the index."""

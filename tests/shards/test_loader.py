@@ -19,7 +19,8 @@ from pipeline.shards.order import epoch_order
 from pipeline.shards.reader import ShardSet
 from pipeline.shards.sample import to_8bit
 from pipeline.shards.tars import Tars
-from tests.shards.samples import make_sample, small_sample, video_tokens, write_shards
+from pipeline.text.words import WordVectors
+from tests.shards.samples import WORDS, make_sample, small_sample, video_tokens, write_shards
 
 SETTINGS = ClipSettings(per_video=3, seconds=8.0, max_audio_frames=700)
 
@@ -275,7 +276,8 @@ def test_workers_change_nothing(shards, workers):
     next(stream)
     state = loader.state_dict()
     loader.close()
-    assert state == {"epoch": 2, "batch": 1, "seed": 1, "batch_videos": 6, "videos": 23}
+    place = {"epoch": 2, "batch": 1, "seed": 1, "batch_videos": 6, "videos": 23, "shuffle_shards": 64}
+    assert state == place | {"order": expected.state_dict()["order"]}
     resumed = TrainingLoader(shards, SETTINGS, batch_videos=6, seed=1)
     resumed.load_state_dict(state)
     expected.load_state_dict(state)
@@ -308,6 +310,22 @@ def test_a_state_of_another_sequence_is_refused(shards, changed, name):
         loader.load_state_dict(state)
 
 
+def test_a_state_in_the_middle_of_an_epoch_of_another_order_is_refused(shards, tmp_path):
+    loader = TrainingLoader(shards, SETTINGS, batch_videos=6, seed=1)
+    start = loader.state_dict()
+    next(iter(loader))
+    middle = loader.state_dict()
+    repacked = write_shards(tmp_path, map(shards.read, reversed(shards.ids)), shard_bytes=9000)
+    others = {
+        "shuffle_shards": TrainingLoader(shards, replace(SETTINGS, shuffle_shards=2), batch_videos=6, seed=1),
+        "order": TrainingLoader(ShardSet(repacked), SETTINGS, batch_videos=6, seed=1),
+    }
+    for name, other in others.items():
+        other.load_state_dict(start)
+        with pytest.raises(InputError, match=f"cannot continue: the loader's {name}"):
+            other.load_state_dict(middle)
+
+
 def test_too_few_videos_and_an_unknown_split_say_so(shards):
     with pytest.raises(InputError, match=r"23 videos .* fewer than a batch"):
         TrainingLoader(shards, SETTINGS, batch_videos=24, seed=1)
@@ -333,6 +351,46 @@ def test_a_damaged_shard_is_fatal_or_skipped(tmp_path, workers, caplog):
     assert int(missing.sum()) == 6
     assert not batch["text_mask"][missing].any()
     assert batch["text_mask"][~missing].any(dim=1).any()
+
+
+@pytest.fixture(scope="module")
+def narrated(tmp_path_factory):
+    """A shard of two videos, what it was, and where the second's JSON and words are in it."""
+    folder = tmp_path_factory.mktemp("narrated")
+    write_shards(folder, [make_sample(name, modalities=("text", "2d")) for name in ("one", "two")])
+    WordVectors(WORDS, np.eye(len(WORDS), dtype=np.float32)).save(folder / "words.parquet")
+    row = ShardSet(folder).row(1)
+    text = row.members["text"]
+    tar = folder / "set-w0-000000.tar"
+    return tar, tar.read_bytes(), (row.json_offset, text.offset + 4 * text.length - 1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), sampling=st.sampled_from(["mft", "mcn"]), seed=st.integers(0, 9))
+def test_any_flipped_bit_of_a_narration_costs_that_video_at_most(narrated, data, sampling, seed):
+    tar, whole, (first, last) = narrated
+    at, bit = data.draw(st.integers(first, last), label="byte"), data.draw(st.integers(0, 7), label="bit")
+    tar.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :])
+    clips = ClipSettings(sampling=sampling, per_video=4, misaligned_audio=sampling == "mft", damaged="skip")
+    (batch,) = TrainingLoader(ShardSet(tar.parent), clips, batch_videos=2, seed=seed)
+    assert set(batch["video_index"].tolist()) in ({0, 1}, {0, -1})
+    assert int(batch["word_ids"].max()) < len(WORDS)
+
+
+@pytest.mark.parametrize(
+    ("found", "instead", "message"),
+    [
+        (b'"caption_words":[0,3,', b'"caption_words":[0.3,', "not as many starts, ends, texts and word offsets"),
+        (b'"start":[0.0,4.0', b'"start":[0.0:4.0', "unusable: JSONDecodeError"),
+        (None, b"\xff\xff\xff\xff", r"a word's id is none of the 7 of words\.parquet"),
+    ],
+)
+def test_a_narration_that_cannot_be_right_is_named(narrated, found, instead, message):
+    tar, whole, (_, last) = narrated
+    at = whole.rindex(found) if found else last - 3
+    tar.write_bytes(whole[:at] + instead + whole[at + len(instead) :])
+    with pytest.raises(ShardError, match=rf"set-w0-000000\.tar: .*{message}.*pipeline\.shards verify"):
+        list(TrainingLoader(ShardSet(tar.parent), SETTINGS, batch_videos=2, seed=1))
 
 
 def test_what_the_disk_gives_later_is_the_same(shards, monkeypatch):
