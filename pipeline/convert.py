@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for action in (npz, npy):
         action.add_argument("folders", type=Path, nargs="+", help="where the files are, at any depth")
         action.add_argument("--captions", type=Path, help="caption.pickle or caption.json; default: no captions")
-        action.add_argument("--list", type=Path, help="CSV of the videos to take (column path or video_id)")
+        action.add_argument("--list", type=Path, help="CSV of the videos to take (column video_id or path)")
         action.add_argument("--split", default="train", help="what the videos are for; default: train")
     npy.add_argument("--modality", choices=["2d", "3d"], default="2d", help="what the arrays are; default: 2d")
     pkl = actions.add_parser("pkl", help="clips of YouCook2 and MSR-VTT in one file (MCN, MFT)")
@@ -198,7 +198,9 @@ def _to_tree(arguments: argparse.Namespace) -> None:
     for split, count in lists.items():
         console.print(f"convert: {count:,} videos → {arguments.target / split}.csv", soft_wrap=True)
     if incomplete:
-        console.print(f"{len(incomplete):,} videos lack a modality and are in no list, such as {incomplete[0]}")
+        console.print(
+            f"{len(incomplete):,} videos lack a modality or captions and are in no list, such as {incomplete[0]}"
+        )
 
 
 def _to_pickle(arguments: argparse.Namespace) -> None:

@@ -81,13 +81,27 @@ def test_a_tree_of_npz_files(tmp_path, capsys, as_pickle):
     assert "0 written, 4 were there" in capsys.readouterr().err
 
 
-def test_a_list_takes_some(tmp_path):
+@pytest.mark.parametrize("listed", ["path\nNone/two\n", "video_id,category_1,path\ntwo,Food,features/two.mp4.npy\n"])
+def test_a_list_takes_some(tmp_path, listed):
     write_tree(tmp_path / "tree", ["one", "two"], {})
-    (tmp_path / "list.csv").write_text("path\nNone/two\n")
+    (tmp_path / "list.csv").write_text(listed)
     main(
         ["npz", str(tmp_path / "tree"), "--list", str(tmp_path / "list.csv"), "--shards", str(tmp_path / "set"), *WORDS]
     )
     assert ShardSet(tmp_path / "set").ids == ["two"]
+
+
+def test_s3d_features_of_mft_are_in_a_tree_of_their_own(tmp_path):
+    for folder, name, arrays in (
+        ("s3d", "vid_a.npz", {"features": np.ones((9, 4), np.float32)}),
+        ("audio", "vid_a_spec.npz", {"arr_0": np.zeros((40, 901), np.float16)}),
+    ):
+        (tmp_path / folder / "food" / "vid_a").mkdir(parents=True)
+        np.savez(tmp_path / folder / "food" / "vid_a" / name, **arrays)
+    trees = [str(tmp_path / folder) for folder in ("s3d", "audio")]
+    main(["npz", *trees, "--rate-3d", "1", "--shards", str(tmp_path / "set"), *WORDS])
+    sample = ShardSet(tmp_path / "set").read("vid_a")
+    assert (sorted(sample.arrays), sample.rates["3d"]) == (["3d", "audio"], 1.0)
 
 
 def test_npy_files_of_howto100m(tmp_path):
@@ -167,6 +181,17 @@ def test_features_by_another_name_in_the_same_file(tmp_path):
     (tmp_path / "val.pkl").write_bytes(pickle.dumps([entry]))
     main(["pkl", f"test={tmp_path}/val.pkl", "--key-2d", "clip", "--shards", str(tmp_path / "set"), *WORDS])
     assert ShardSet(tmp_path / "set").read("one").arrays["2d"].shape == (3, 4)
+
+
+def test_pooled_features_of_lsmdc(tmp_path, capsys):
+    whole = {"2d_pooled": torch.ones(5), "3d_pooled": torch.zeros(4), "audio": torch.zeros(40, 300), "caption": "flip"}
+    entries = [whole | {"id": "one"}, whole | {"id": "two", "3d_pooled": None}]
+    (tmp_path / "test.pkl").write_bytes(pickle.dumps(entries))
+    main(["pkl", f"test={tmp_path}/test.pkl", "--complete", "--shards", str(tmp_path / "set"), *WORDS])
+    assert "clip 1 (two) is left out, it has no 3d" in capsys.readouterr().out
+    shards = ShardSet(tmp_path / "set")
+    assert shards.ids == ["one"]
+    assert shards.read("one").arrays["2d"].shape == (1, 5)
 
 
 def test_features_of_other_clips_are_refused(tmp_path):
@@ -265,10 +290,11 @@ def test_words_of_a_later_conversion_are_added(tmp_path):
 
 def test_shards_become_a_tree_and_come_back(tmp_path, capsys):
     samples = [make_sample("one"), make_sample("two", split="test"), make_sample("quiet", modalities=("text", "2d"))]
+    samples.append(make_sample("mute", modalities=("2d", "3d", "audio")))
     source = write_shards(tmp_path / "source", samples)
     main(["to-npz", str(source), str(tmp_path / "tree")])
     output = capsys.readouterr().err
-    assert "1 videos lack a modality" in output
+    assert "2 videos lack a modality or captions" in output
     assert (tmp_path / "tree" / "train.csv").read_text() == "path\none\n"
     assert (tmp_path / "tree" / "test.csv").read_text() == "path\ntwo\n"
     assert np.load(tmp_path / "tree" / "one" / "one_spec.npz")["arr_0"].shape == (40, 3000)

@@ -1,9 +1,10 @@
 """The ``.pkl`` files of clips that MCN and MFT evaluate on: YouCook2 and MSR-VTT.
 
 A list of dictionaries, one per clip: ``id``; ``2d`` and ``3d`` features, pooled over time in the YouCook2 files, whose
-sequences are ``2d_full`` and ``3d_full``; ``audio`` ``[40, frames]``; ``caption``, a text or the list of a clip's
-texts; ``eval_caption``, the one of these that the test asks for. Some entries lack some keys. Features of MFT's
-stronger backbones are in files of their own, under ``clip`` and ``s3d``: the same clips in the same order.
+sequences are ``2d_full`` and ``3d_full`` (those of LSMDC are ``2d_pooled`` and ``3d_pooled``); ``audio`` ``[40,
+frames]``; ``caption``, a text or the list of a clip's texts; ``eval_caption``, the one of these that the test asks for.
+Some entries lack some keys. Features of MFT's stronger backbones are in files of their own, under ``clip`` and ``s3d``:
+the same clips in the same order.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from pipeline.shards.sample import Sample, to_decibels
 from pipeline.types import Caption, Modality
 
 _Names = Mapping[Modality, tuple[str, ...]]
-_KEYS: _Names = {"2d": ("2d_full", "2d"), "3d": ("3d_full", "3d"), "audio": ("audio",)}
+_KEYS: _Names = {"2d": ("2d_full", "2d", "2d_pooled"), "3d": ("3d_full", "3d", "3d_pooled"), "audio": ("audio",)}
 
 
 def read_clips(
@@ -94,12 +95,12 @@ def _read(path: Path) -> list[Mapping[str, Any]]:
 
 def _lacking(entries: list[Mapping[str, Any]], names: _Names, path: Path) -> list[set[Modality]]:
     """Of each clip: the modalities that it lacks and others have."""
-    there = {modality for modality, known in names.items() if any(known[0] in entry for entry in entries)}
+    keys = {key for entry in entries for key in entry}
+    there = {modality: next((key for key in known if key in keys), None) for modality, known in names.items()}
     for modality, known in names.items():
-        if known != _KEYS[modality] and modality not in there:
-            keys = ", ".join(sorted({key for entry in entries for key in entry})) or "none"
-            raise InputError(f"{path}: no clip has the key {known[0]}; there are {keys}")
-    return [{modality for modality in there if names[modality][0] not in entry} for entry in entries]
+        if known != _KEYS[modality] and there[modality] is None:
+            raise InputError(f"{path}: no clip has the key {known[0]}; there are {', '.join(sorted(keys)) or 'none'}")
+    return [{modality for modality, key in there.items() if key and entry.get(key) is None} for entry in entries]
 
 
 def _check_same_clips(

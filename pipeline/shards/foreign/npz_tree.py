@@ -1,8 +1,8 @@
 """Trees of one file per video and modality, as the published programs of MCN, MFT and AVLnet read them.
 
-``<path>/<id>_2d.npz`` and ``_3d.npz`` with ``features [time, width]``, ``_spec.npz`` with ``arr_0 [40, frames]``; a CSV
-with the column ``path``, whose last part is the id; ``caption.pickle``, a dictionary of ``start``, ``end`` and ``text``
-lists by id. Also HowTo100M's ``<id>.npy``, one array per video.
+``<path>/<id>_2d.npz`` and ``_3d.npz`` with ``features [time, width]``, ``_spec.npz`` with ``arr_0 [40, frames]``; MFT's
+S3D features are ``<id>.npz``; a CSV with the column ``path``, whose last part is the id; ``caption.pickle``, a
+dictionary of ``start``, ``end`` and ``text`` lists by id. Also HowTo100M's ``<id>.npy``, one array per video.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from pipeline.shards.reader import ShardSet
 from pipeline.shards.sample import to_decibels
 from pipeline.types import Caption, Modality
 
-_SUFFIXES: dict[str, Modality] = {"_2d.npz": "2d", "_3d.npz": "3d", "_spec.npz": "audio"}
+_SUFFIXES: dict[str, Modality] = {"_2d.npz": "2d", "_3d.npz": "3d", "_spec.npz": "audio", ".npz": "3d"}
+"""The first that fits counts."""
 _ENDINGS: dict[Modality, tuple[str, str]] = {
     "2d": ("_2d.npz", "features"),
     "3d": ("_3d.npz", "features"),
@@ -106,9 +107,9 @@ def find_files(folders: list[Path], npy: Modality | None) -> dict[str, dict[Moda
         if not folder.is_dir():
             raise InputError(f"{folder}: there is no such folder of features")
         for path in sorted(folder.rglob("*.np[yz]")):
-            for suffix, modality in _SUFFIXES.items():
-                if path.name.endswith(suffix):
-                    files.setdefault(path.name.removesuffix(suffix), {}).setdefault(modality, path)
+            suffix = next((suffix for suffix in _SUFFIXES if path.name.endswith(suffix)), None)
+            if suffix is not None:
+                files.setdefault(path.name.removesuffix(suffix), {}).setdefault(_SUFFIXES[suffix], path)
             if npy is not None and path.suffix == ".npy":
                 # HowTo100M's are named after the video's file: <id>.mp4.npy
                 files.setdefault(path.name.partition(".")[0], {}).setdefault(npy, path)
@@ -133,8 +134,8 @@ def write_tree(
 ) -> tuple[dict[str, int], list[str]]:
     """Writes a tree that the published programs read, with ``<split>.csv`` and ``caption.pickle``.
 
-    Those programs need all three modalities of a video: the lists have only the videos that have them. Files that are
-    there stay, so that it can be stopped and started again.
+    Those programs need all three modalities and a caption of a video: the lists have only the videos that have them.
+    Files that are there stay, so that it can be stopped and started again.
 
     Returns:
         how many videos each list has, and the videos in no list.
@@ -160,7 +161,7 @@ def write_tree(
             "end": [caption.end for caption in sample.captions],
             "text": [caption.text for caption in sample.captions],
         }
-        if modalities.issuperset(_ENDINGS):
+        if modalities.issuperset(_ENDINGS) and sample.captions:
             lists.setdefault(sample.split, []).append(video_id)
         else:
             incomplete.append(video_id)
@@ -188,7 +189,7 @@ def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def read_list(path: Path) -> set[str]:
-    """The ids in a CSV of the published programs (column ``path`` or ``video_id``).
+    """The ids in a CSV of the published programs (column ``video_id``, else the last part of ``path``).
 
     Raises:
         InputError: it is not there, or has no such column.
@@ -197,7 +198,7 @@ def read_list(path: Path) -> set[str]:
         raise InputError(f"{path}: there is no such list")
     with path.open(newline="") as file:
         rows = csv.DictReader(file)
-        column = next((name for name in ("path", "video_id") if name in (rows.fieldnames or ())), None)
+        column = next((name for name in ("video_id", "path") if name in (rows.fieldnames or ())), None)
         if column is None:
-            raise InputError(f"{path}: has neither a column path nor video_id")
+            raise InputError(f"{path}: has neither a column video_id nor path")
         return {row[column].rsplit("/", 1)[-1] for row in rows}
