@@ -2,9 +2,9 @@
 
     python -m pipeline.classify --run runs/mcn --shards shards/ucf101
 
-A video's class is its first category in the manifest. Zero-shot recognition compares each video with the words of the
-classes' names; clusters are those of MCN's k-means, as many as there are classes. Writes ``classes.json`` into the
-run's folder and shows a table.
+A video's class is its first category in the manifest. Zero-shot recognition compares what is seen of each video, as in
+MCN's program, with the words of the classes' names; clusters are those of MCN's k-means, as many as there are classes.
+Writes ``classes.json`` into the run's folder and shows a table.
 """
 
 from __future__ import annotations
@@ -105,16 +105,17 @@ def _measure(shards: ShardSet, recipe: Recipe, checkpoint: Path, classes: dict[i
 
 
 def _embed(embedder: Embedder, numbers: list[int]) -> Tensor:
-    """Each video as one window from its beginning, as far as the recipe's evaluation looks."""
+    """What is seen of each video as one window from its beginning, as far as the recipe's evaluation looks."""
     import torch
 
-    from pipeline.benchmarks.windows import window
+    from pipeline.benchmarks.windows import SIGHT
+    from pipeline.shards.clips import window
 
     embedded = []
     with progress_bar() as progress:
         for number in progress.track(numbers, description="classify"):
             whole = window(0, max(embedder.reader.seconds(number), 1))
-            embedded.append(embedder.windows(number, [whole]))
+            embedded.append(embedder.windows(number, [whole], SIGHT))
     return torch.cat(embedded)
 
 

@@ -40,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = verb_parser(__doc__)
     add_model_arguments(parser, split="all videos")
     parser.add_argument("--tasks", type=Path, help="CrossTask's tasks_primary.txt")
-    parser.add_argument("--radius", type=int, default=1, help="a window has so many seconds on both sides; default: 1")
+    parser.add_argument(
+        "--radius", type=int, help="so many seconds on both sides of a second are seen too; default: the recipe's"
+    )
     arguments, overrides = parser.parse_known_args(argv)
 
     from pipeline.benchmarks.steps import cooking_or_other, localisation_figures
@@ -51,17 +53,22 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     recipe = read_recipe(arguments.run, arguments.recipe, overrides)
     note_stand_ins(recipe, arguments.shards)
+    if arguments.radius is not None:
+        recipe.evaluate.step_radius = arguments.radius
     tasks = None if arguments.tasks is None else read_tasks(arguments.tasks)
     checkpoint = arguments.checkpoint or best_checkpoint(arguments.run)
     shards = ShardSet(arguments.shards)
     with progress_bar() as progress:
-        scored = list(_scored(shards, tasks, recipe, checkpoint, arguments.radius, arguments.split, progress))
+        scored = list(_scored(shards, tasks, recipe, checkpoint, arguments.split, progress))
     if not any(video.truth.any() for video, _ in scored):
         raise InputError(f"{arguments.shards}: no video of these tasks with a caption that is one of their steps")
     videos = [video for video, _ in scored]
     groups = {} if tasks is None else {task_id: cooking_or_other(task_id) for task_id in tasks}
-    result = {**localisation_figures(videos, groups), "recipe": recipe.name, "seeded": recipe.seeded,
-              "checkpoint": checkpoint.name, "radius": arguments.radius, "videos": len(videos)}  # fmt: skip
+    result: dict[str, Any] = {
+        **localisation_figures(videos, groups), "recipe": recipe.name, "seeded": recipe.seeded,
+        "checkpoint": checkpoint.name, "radius": recipe.evaluate.step_radius, "sound": recipe.evaluate.step_sound,
+        "videos": len(videos),
+    }  # fmt: skip
     titles = {task.task_id: task.title for _, task in scored}
     for task_id, figures in result["tasks"].items():
         figures["title"] = titles[task_id]
@@ -75,8 +82,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _scored(
-    shards: ShardSet, tasks: dict[str, Task] | None, recipe: Recipe, checkpoint: Path, radius: int,
-    split: str | None, progress: Progress,
+    shards: ShardSet, tasks: dict[str, Task] | None, recipe: Recipe, checkpoint: Path, split: str | None,
+    progress: Progress,
 ) -> Iterator[tuple[VideoSteps, Task]]:  # fmt: skip
     """The videos of the tasks with their scores; without tasks, all that have captions."""
     from pipeline.benchmarks.steps import VideoSteps, log_shares, own_steps, own_truth, step_truth
@@ -92,6 +99,7 @@ def _scored(
     embedder = Embedder(
         trained.model, trained.prepare, ClipReader(shards, recipe.clips), trained.words, recipe.evaluate.batch_clips
     )
+    around = recipe.evaluate.step_radius, recipe.evaluate.step_sound
     bar = progress.add_task("localize", total=len(shards))
     for number, video_id in enumerate(shards.ids):
         progress.advance(bar)
@@ -100,11 +108,11 @@ def _scored(
             continue
         if tasks is None:
             task = own_steps(video_id, sample.captions)
-            scores = log_shares(second_scores(embedder, number, task, radius))
+            scores = log_shares(second_scores(embedder, number, task, *around))
             truth = own_truth(sample.captions, len(scores))
         elif sample.task_id in tasks:
             task = tasks[sample.task_id]
-            scores = second_scores(embedder, number, task, radius)
+            scores = second_scores(embedder, number, task, *around)
             truth = step_truth(sample.captions, task.steps, len(scores))
         else:
             continue

@@ -22,6 +22,7 @@ from rich.table import Table
 from pipeline.cli import console, progress_bar, run_verb
 from pipeline.datasets.crosstask import read_crosstask
 from pipeline.datasets.generic import read_table
+from pipeline.datasets.hmdb51 import read_hmdb51
 from pipeline.datasets.howto100m import read_howto100m
 from pipeline.datasets.jsonfile import LargeObject
 from pipeline.datasets.lsmdc import read_lsmdc
@@ -30,6 +31,7 @@ from pipeline.datasets.msrvtt import read_msrvtt
 from pipeline.datasets.picklefile import pickle_to_json
 from pipeline.datasets.subset import Subset
 from pipeline.datasets.table import Manifest, ManifestSummary, Refused, write_manifest
+from pipeline.datasets.ucf101 import read_ucf101
 from pipeline.datasets.youcook2 import read_youcook2
 from pipeline.errors import InputError
 from pipeline.types import Video
@@ -91,6 +93,14 @@ def _add_datasets(datasets: Any) -> None:
     for split in ("train", "validation", "test"):
         lsmdc.add_argument(f"--{split}", type=Path, help="a tab-separated list")
     lsmdc.set_defaults(read=_read_lsmdc)
+    for name, read, files in (
+        ("ucf101", read_ucf101, "the folder ucfTrainTestlist"),
+        ("hmdb51", read_hmdb51, "the folder testTrainMulti_7030_splits"),
+    ):
+        actions = datasets.add_parser(name, help=files)
+        actions.add_argument("folder", type=Path)
+        actions.add_argument("--fold", type=int, choices=(1, 2, 3), default=1, help="of the three official; default: 1")
+        actions.set_defaults(read=lambda given, *_, read=read: read(given.folder, given.fold))
     table = datasets.add_parser("table", help="any CSV, TSV, JSON lines, Parquet or text file of ids, URLs or paths")
     table.add_argument("file", type=Path)
     table.add_argument("--id-column", help="the column of ids; default: video_id, id, ...")

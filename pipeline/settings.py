@@ -105,13 +105,14 @@ class ExtractSettings:
 class ClipSettings:
     """How training clips are drawn from a video and what they hold."""
 
-    sampling: Literal["mft", "mcn", "caption"] = "mft"
-    """``mft``: random windows of ``seconds``. ``mcn``: windows that grow around captions. ``caption``: captions' own
-    windows, for fine-tuning on the clips of a benchmark."""
+    sampling: Literal["mft", "mcn", "avlnet", "caption"] = "mft"
+    """``mft``: random windows of ``seconds``, which become the clip of a caption that they find. ``mcn``: windows that
+    grow around captions. ``avlnet``: random windows, whatever is said. ``caption``: captions' own windows."""
     per_video: int = 10
     """Clips drawn from each video."""
     seconds: float = 8.0
-    """Length of an ``mft`` window, least length of an ``mcn`` one. A ``caption`` window is as long as it is."""
+    """Length of an ``mft`` or ``avlnet`` window, least length of an ``mcn`` one. A ``caption`` window is as long as it
+    is."""
     misaligned_audio: bool = True
     """Whether the sound starts half a window late, so that speech does not give the text away."""
     max_words: int = 20
@@ -267,6 +268,10 @@ class EvaluateSettings:
     strategy: Literal["at_once", "cut", "max_pool", "nearest"] = "at_once"
     """What is done with a clip longer than a training window: all its tokens at once; cut into windows, whose
     embeddings are averaged; tokens max-pooled or resampled to as many as a window has."""
+    step_radius: int = 1
+    """For step localisation: of a video's second so many on both sides are seen too."""
+    step_sound: int | None = None
+    """For step localisation: seconds of sound around a second; null: as many as are seen."""
 
 
 @dataclass

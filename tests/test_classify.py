@@ -14,15 +14,16 @@ from tests.tiny_run import MCN, write_recipe, write_tiny_shards
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("classify")
     write_tiny_shards(folder / "shards")
-    samples = [
-        dataclasses.replace(
-            make_sample(f"{name}-{number}", seconds=10, split="test", modalities=("2d", "3d", "audio")), category_1=name
-        )
-        for name in ("PourBatter", "flip_it", "First")
-        for number in range(4)
-    ]
-    write_shards(folder / "ucf", samples)
-    (folder / "ucf" / "words.parquet").write_bytes((folder / "shards" / "words.parquet").read_bytes())
+    for kind, modalities in (("ucf", ("2d", "3d", "audio")), ("silent", ("2d", "3d"))):
+        samples = [
+            dataclasses.replace(
+                make_sample(f"{name}-{number}", seconds=10, split="test", modalities=modalities), category_1=name
+            )
+            for name in ("PourBatter", "flip_it", "First")
+            for number in range(4)
+        ]
+        write_shards(folder / kind, samples)
+        (folder / kind / "words.parquet").write_bytes((folder / "shards" / "words.parquet").read_bytes())
     return folder
 
 
@@ -39,6 +40,8 @@ def test_from_shards_to_figures(folder: Path, tmp_path: Path, model: str, capsys
     assert 0 <= result["top1"] <= 100
     assert {"nmi", "accuracy", "entropy", "purity"} <= set(result)
     assert "zero-shot, top 1" in capsys.readouterr().err
+    classify.main(["--run", run, "--shards", str(folder / "silent")])
+    assert json.loads((tmp_path / "run" / "classes.json").read_text()) == result  # what counts is what is seen
     with pytest.raises(InputError, match="fewer than two classes"):
         classify.main(["--run", run, "--shards", str(folder / "shards")])
 

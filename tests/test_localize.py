@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from pipeline import localize, train
-from pipeline.benchmarks.windows import Embedder, second_scores
+from pipeline.benchmarks.windows import Embedder, second_scores, windows_of_seconds
 from pipeline.config import ClipSettings
 from pipeline.datasets.crosstask import Task
 from pipeline.errors import InputError
 from pipeline.shards.batches import ClipReader
+from pipeline.shards.clips import time_to_frame
 from pipeline.shards.decoding import decode_batch
 from pipeline.shards.reader import ShardSet
 from pipeline.text.words import WordVectors
@@ -66,8 +67,10 @@ def test_without_tasks_the_videos_own_segments_are_the_steps(folder: Path, tmp_p
     run = tmp_path / "run"
     recipe = str(write_recipe(tmp_path))
     train.main(["--recipe", recipe, "--shards", str(folder / "shards"), "--run", str(run), "--train.steps", "1"])
-    localize.main(["--run", str(run), "--shards", str(folder / "crosstask")])
+    around = ["--radius", "2", "--evaluate.step_sound", "6"]
+    localize.main(["--run", str(run), "--shards", str(folder / "crosstask"), *around])
     result = json.loads((run / "localization.json").read_text())
+    assert (result["radius"], result["sound"]) == (2, 6)
     assert set(result["tasks"]) == {"video-0", "video-1", "video-2"}
     assert set(result["groups"]) == {"all"}
 
@@ -97,6 +100,21 @@ def test_scores_compare_every_second_with_every_step(folder: Path) -> None:
     assert np.array_equal(scores, second_scores(Embedder(SecondModel(), prepare, reader, words, 4), 1, task))
     assert not np.allclose(second_scores(embedder, 1, task, radius=0), scores)
     assert np.allclose(second_scores(embedder, 1, Task("42", "", ("pour",)))[:, 0], scores[:, 1])
+
+
+def test_a_second_may_be_heard_longer_than_it_is_seen() -> None:
+    seen = windows_of_seconds(12, radius=1)
+    assert [(clip.start, clip.end) for clip in seen][:2] == [(0, 2), (0, 3)]
+    assert [clip.audio_first for clip in seen] == [time_to_frame(clip.start) for clip in seen]
+    heard = windows_of_seconds(12, radius=0, sound=8)
+    assert [(clip.start, clip.end) for clip in heard] == [(second, second + 1) for second in range(12)]
+    starts = [0, 0, 0, 0, 0, 1, 2, 3, 4, 4, 4, 4]
+    expected = [(time_to_frame(start), time_to_frame(start + 8)) for start in starts]
+    assert [(clip.audio_first, clip.audio_stop) for clip in heard] == expected
+    assert {clip.audio_first for clip in windows_of_seconds(5, radius=0, sound=8)} == {0}
+    for radius, sound in ((-1, None), (0, 0)):
+        with pytest.raises(InputError, match="has to have a length"):
+            windows_of_seconds(3, radius, sound)
 
 
 def test_shards_without_these_tasks_are_refused(folder: Path, tmp_path: Path) -> None:

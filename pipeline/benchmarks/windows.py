@@ -13,19 +13,15 @@ from pipeline.benchmarks.alignment import Floats
 from pipeline.datasets.crosstask import Task
 from pipeline.errors import InputError
 from pipeline.shards.batches import ClipReader, Narration
-from pipeline.shards.clips import Clip, time_to_frame
+from pipeline.shards.clips import Clip, time_to_frame, window
 from pipeline.shards.layout import arrays_of
 from pipeline.text.vocabulary import Vocabulary
 
-_OF_VIDEO = ("va_embed", "v+a_embed", "video_embed")
-"""What stands for a window of the video: the first that the model gives."""
+SIGHT_AND_SOUND = ("va_embed", "v+a_embed", "video_embed")
+"""What stands for a window of a video: the first that the model gives."""
+SIGHT = ("video_embed",)
 
 _NO_NARRATION = Narration([], [], [], np.zeros(0, np.int32), [0])
-
-
-def window(start: float, end: float) -> Clip:
-    """Sight and sound of a video from ``start`` to ``end`` seconds, without its narration."""
-    return Clip(start, end, (), time_to_frame(start), time_to_frame(end))
 
 
 class Embedder:
@@ -72,15 +68,15 @@ class Embedder:
         return outputs["text_embed"].float()
 
     @torch.inference_mode()
-    def windows(self, number: int, clips: Sequence[Clip]) -> Tensor:
-        """Windows of a video, as the shards count, → float32 ``[windows, dim]`` of sight and sound together."""
+    def windows(self, number: int, clips: Sequence[Clip], names: Sequence[str] = SIGHT_AND_SOUND) -> Tensor:
+        """Windows of a video, as the shards count, → float32 ``[windows, dim]``: the first of ``names`` that exists."""
         embedded = []
         for first in range(0, len(clips), self.batch_clips):
             chosen = clips[first : first + self.batch_clips]
             batch = self.reader.layout.allocate(len(chosen))
             self.reader.finish(self.reader.fill(arrays_of(batch), 0, number, chosen, _NO_NARRATION))
             outputs = self.model(self.prepare(batch))
-            embedded.append(next(outputs[name].float() for name in _OF_VIDEO if name in outputs))
+            embedded.append(next(outputs[name].float() for name in names if name in outputs))
         return torch.cat(embedded)
 
     def similarity(self, videos: Tensor, texts: Tensor) -> Floats:
@@ -90,7 +86,28 @@ class Embedder:
         return (videos @ texts.T).cpu().numpy()
 
 
-def second_scores(embedder: Embedder, number: int, task: Task, radius: int = 1) -> Floats:
+def windows_of_seconds(seconds: int, radius: int, sound: int | None = None) -> list[Clip]:
+    """A window for each second of a video: the second itself, and what is beside it.
+
+    Args:
+        seconds: the video's.
+        radius: so many seconds on both sides are seen.
+        sound: seconds that are heard, with the second as their middle where the video's ends allow it (MCN's program:
+            8); None: those that are seen.
+    """
+    if radius < 0 or (sound is not None and sound < 1):
+        raise InputError(f"a window of {radius} seconds on both sides, {sound} of sound: it has to have a length")
+    around = [window(max(0, second - radius), min(second + radius + 1, seconds)) for second in range(seconds)]
+    if sound is None:
+        return around
+    starts = [min(max(0, second - sound // 2), max(0, seconds - sound)) for second in range(seconds)]
+    return [
+        seen._replace(audio_first=time_to_frame(start), audio_stop=time_to_frame(start + sound))
+        for seen, start in zip(around, starts, strict=True)
+    ]
+
+
+def second_scores(embedder: Embedder, number: int, task: Task, radius: int = 1, sound: int | None = None) -> Floats:
     """Scores ``[T, K]`` of a video's whole seconds against the steps of a task.
 
     Narration and annotation are not looked at.
@@ -99,7 +116,8 @@ def second_scores(embedder: Embedder, number: int, task: Task, radius: int = 1) 
         embedder: the model and the shards.
         number: the video, as the shards count.
         task: what it shows.
-        radius: a window has the second and so many on both sides of it (MFT: 1).
+        radius: see :func:`windows_of_seconds`; likewise ``sound``.
+        sound: see there.
 
     Raises:
         InputError: the model has no embedding of text alone.
@@ -107,5 +125,5 @@ def second_scores(embedder: Embedder, number: int, task: Task, radius: int = 1) 
     seconds = embedder.reader.seconds(number)
     if seconds == 0:
         return np.zeros((0, len(task.steps)), np.float32)
-    around = [window(max(0, second - radius), min(second + radius + 1, seconds)) for second in range(seconds)]
+    around = windows_of_seconds(seconds, radius, sound)
     return embedder.similarity(embedder.windows(number, around), embedder.texts(task.steps))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from pipeline.datasets.table import LONGEST_ID
 
 _YOUTUBE_ID = r"[A-Za-z0-9_-]{11}"
 _YOUTUBE_HOSTS = re.compile(r"(?:[\w-]+\.)*(?:youtube(?:-nocookie)?\.com|youtu\.be)", re.IGNORECASE)
@@ -42,6 +45,19 @@ def id_from_path(path: str) -> str:
     name = PurePosixPath(path.replace("\\", "/")).name
     match = _YOUTUBE_FILE.match(name)
     return match[1] if match else name.partition(".")[0]
+
+
+def id_of_name(name: str) -> str:
+    """A name as an id; one that cannot be an id has what is wrong replaced, and a mark behind it that tells it apart.
+
+    >>> id_of_name("v_YoYo_g01_c01"), id_of_name("#122_(HQ)_pick")
+    ('v_YoYo_g01_c01', '_122__HQ__pick-d6c55b')
+    """
+    cleaned = re.sub(r"[^A-Za-z0-9_-]+", "_", name)
+    if cleaned == name and 0 < len(name) <= LONGEST_ID:
+        return name
+    mark = hashlib.blake2b(name.encode(), digest_size=3).hexdigest()
+    return f"{cleaned[: LONGEST_ID - len(mark) - 1]}-{mark}"
 
 
 def other_url(url: str | None, video_id: str) -> str | None:

@@ -103,7 +103,7 @@ class MCN(nn.Module):
             with reconstruction heads ``reconstruction [batch]``, their mean squared errors, summed; with a cluster
             head ``video_cluster [batch, classes]``, ...; with ``video_index``, bool ``[batch]`` ``enters_queue``: the
             clip is in the first half of its video's. In eval mode also the sums ``t+v_embed``, ``t+a_embed``,
-            ``v+a_embed``.
+            ``v+a_embed``, of what the clip has.
         """
         dtype = self.DAVEnet_projection.weight.dtype
         outputs = {f"{name}_nonempty_input_mask": _present(batch, name) for name in self.modalities}
@@ -128,9 +128,13 @@ class MCN(nn.Module):
         if "video_index" in batch:
             outputs["enters_queue"] = _first_half_of_each_run(batch["video_index"])
         if not self.training:
+            # an absent modality's embedding is a constant, which in a sum would draw all such clips to the same texts
+            there = {
+                name: outputs[f"{name}_embed"] * outputs[f"{name}_nonempty_input_mask"].unsqueeze(1)
+                for name in self.modalities
+            }
             for first, second in combinations(self.modalities, 2):
-                total = outputs[f"{first}_embed"] + outputs[f"{second}_embed"]
-                outputs[f"{first[0]}+{second[0]}_embed"] = total
+                outputs[f"{first[0]}+{second[0]}_embed"] = there[first] + there[second]
         return outputs
 
     def _add_cluster_head(self, dim: int, projection_dim: int | None, classes: int) -> None:

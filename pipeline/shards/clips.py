@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 from pipeline.config import ClipSettings
 
+FREE_SAMPLINGS = ("mft", "avlnet")
+"""Ways of drawing clips that need no captions."""
+
 TokenStrategy = Literal["clip", "nearest", "max_pool"]
 
 _SAMPLE_RATE = 16_000
@@ -105,8 +108,12 @@ def random_clip(starts: Sequence[float], ends: Sequence[float], start: float, se
         index = max(0, bisect_left(starts, time) - 1)
         if index < len(starts) and starts[index] <= time <= ends[index]:
             return caption_clip(starts, ends, index, seconds, misaligned)
-    first = time_to_frame(start)
-    return Clip(start, end, (), first, time_to_frame(end))
+    return window(start, end)
+
+
+def window(start: float, end: float) -> Clip:
+    """Sight and sound of a video from ``start`` to ``end`` seconds, without its narration."""
+    return Clip(start, end, (), time_to_frame(start), time_to_frame(end))
 
 
 def training_clips(
@@ -128,7 +135,10 @@ def training_clips(
     Raises:
         ValueError: the sampling needs captions and the video has none.
     """
-    if settings.sampling != "mft":
+    if settings.sampling == "avlnet":
+        drawn = generator.integers(max(1, available - int(settings.seconds) - 1), size=settings.per_video)
+        return [window(float(start), float(start) + settings.seconds) for start in drawn]
+    if settings.sampling not in FREE_SAMPLINGS:
         if not starts:
             raise ValueError("a clip cannot be taken around a caption where there is none")
         indices = [int(index) for index in generator.integers(len(starts), size=settings.per_video)]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline.config import ClipSettings
 from pipeline.errors import InputError
 from pipeline.shards.batches import ClipReader
-from pipeline.shards.clips import training_clips
+from pipeline.shards.clips import FREE_SAMPLINGS, training_clips
 from pipeline.shards.files import ShardError
 from pipeline.shards.layout import Batch, arrays_of
 from pipeline.shards.order import epoch_order, rank_slice
@@ -260,10 +260,11 @@ def _usable(shards: ShardSet, clips: ClipSettings, split: str | None) -> NDArray
     usable = np.ones(len(shards), bool)
     if split is not None:
         usable &= np.asarray(pc.equal(table["split"], split).to_numpy(), bool)
-    if clips.sampling != "mft":
+    needs_captions = clips.sampling not in FREE_SAMPLINGS
+    if needs_captions:
         usable &= table["captions"].to_numpy() > 0
     if not usable.any():
         found = ", ".join(sorted(pc.unique(table["split"]).to_pylist()))
-        with_captions = " with captions" if clips.sampling != "mft" else ""
+        with_captions = " with captions" if needs_captions else ""
         raise InputError(f"{shards.folder}: no video of split {split}{with_captions}; it has the splits {found}")
     return np.flatnonzero(usable)

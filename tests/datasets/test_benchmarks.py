@@ -4,12 +4,17 @@ import json
 import shutil
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.datasets.crosstask import Task, read_crosstask, read_tasks
+from pipeline.datasets.hmdb51 import read_hmdb51
+from pipeline.datasets.identity import id_of_name
 from pipeline.datasets.lsmdc import read_lsmdc
 from pipeline.datasets.mining_youtube import read_mining_youtube
 from pipeline.datasets.msrvtt import read_msrvtt
 from pipeline.datasets.table import is_video_id
+from pipeline.datasets.ucf101 import read_ucf101
 from pipeline.datasets.youcook2 import read_youcook2
 from pipeline.errors import InputError
 from pipeline.types import Caption
@@ -168,3 +173,55 @@ def test_lsmdc(tmp_path):
     (tmp_path / "bad.csv").write_text("film\ta\tb\tc\td\te\n")
     with pytest.raises(InputError, match="'film' is not <film>_<start>-<end>"):
         list(read_lsmdc({"train": tmp_path / "bad.csv"}))
+
+
+def test_ucf101(tmp_path):
+    (tmp_path / "testlist02.txt").write_text(
+        "YoYo/v_YoYo_g01_c01.avi\nHandstandPushups/v_HandStandPushups_g01_c01.avi\n"
+    )
+    (tmp_path / "trainlist02.txt").write_text("YoYo/v_YoYo_g08_c01.avi 101\r\n")
+    found = [(video.video_id, video.url, video.split, video.category_1) for video in read_ucf101(tmp_path, fold=2)]
+    assert found == [
+        ("v_YoYo_g01_c01", "YoYo/v_YoYo_g01_c01.avi", "test", "YoYo"),
+        (
+            "v_HandStandPushups_g01_c01",
+            "HandstandPushups/v_HandStandPushups_g01_c01.avi",
+            "test",
+            "HandstandPushups",
+        ),
+        ("v_YoYo_g08_c01", "YoYo/v_YoYo_g08_c01.avi", "train", "YoYo"),
+    ]
+    with pytest.raises(InputError, match=r"testlist01\.txt; it comes with UCF-101"):
+        list(read_ucf101(tmp_path))
+    (tmp_path / "testlist02.txt").write_text("v_YoYo_g01_c01.avi\n")
+    with pytest.raises(InputError, match=r"line 1: 'v_YoYo_g01_c01\.avi' is not <class>/<clip>"):
+        list(read_ucf101(tmp_path, fold=2))
+
+
+def test_hmdb51(tmp_path):
+    odd = "#122_Cleaning_Up_The_Beach_In_Chiba__Japan_pick_f_nm_np1_fr_bad_1"
+    (tmp_path / "pick_test_split1.txt").write_text(f"{odd}.avi 2 \n")
+    (tmp_path / "brush_hair_test_split1.txt").write_text("April_09_brush_hair_u_nm_np1_ba_goo_0.avi 1\nshow.-).avi 0\n")
+    (tmp_path / "pick_test_split2.txt").write_text("")
+    first, second, third = read_hmdb51(tmp_path)
+    assert (first.video_id, first.split, first.category_1) == (
+        "April_09_brush_hair_u_nm_np1_ba_goo_0",
+        "train",
+        "brush_hair",
+    )
+    assert first.url == "brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi"
+    assert (second.split, second.url) == ("unused", "brush_hair/show.-).avi")
+    assert (third.split, third.url, third.category_1) == ("test", f"pick/{odd}.avi", "pick")
+    assert third.video_id.startswith("_122_Cleaning") and third.video_id != id_of_name(f"{odd[:-1]}2")
+    with pytest.raises(InputError, match=r"no <class>_test_split3\.txt is in it"):
+        list(read_hmdb51(tmp_path, fold=3))
+    (tmp_path / "pick_test_split2.txt").write_text("a.avi 3\n")
+    with pytest.raises(InputError, match=r"line 1: 'a\.avi 3' is not a clip and 0, 1 or 2"):
+        list(read_hmdb51(tmp_path, fold=2))
+
+
+@given(st.lists(st.text(), min_size=2, max_size=2, unique=True))
+def test_any_two_names_become_two_ids(names):
+    first, second = map(id_of_name, names)
+    assert is_video_id(first) and is_video_id(second) and first != second
+    assert id_of_name(first) == first

@@ -66,6 +66,17 @@ def test_sums_in_evaluation_are_plain():
     torch.testing.assert_close(outputs["v+a_embed"], outputs["video_embed"] + outputs["audio_embed"])
 
 
+def test_sums_leave_out_what_a_clip_has_not():
+    batch = _batch()
+    batch["audio_mask"] = torch.ones(6, 80)
+    batch["audio_mask"][3] = 0
+    with torch.no_grad():
+        outputs = _model(name="mcn").eval()(batch)
+    torch.testing.assert_close(outputs["v+a_embed"][3], outputs["video_embed"][3])
+    torch.testing.assert_close(outputs["t+a_embed"][3], outputs["text_embed"][3])
+    torch.testing.assert_close(outputs["v+a_embed"][2], outputs["video_embed"][2] + outputs["audio_embed"][2])
+
+
 def test_the_first_half_of_each_videos_clips_enters_the_queue():
     outputs = _model(name="mcn")(_batch())
     assert outputs["enters_queue"].tolist() == [True, True, False, False, True, False]

@@ -158,6 +158,17 @@ def test_mcn_clips_last_ten_seconds_around_captions():
         assert (clip.audio_first, clip.audio_stop) == (clips.time_to_frame(clip.start), clips.time_to_frame(clip.end))
 
 
+def test_avlnet_clips_are_random_windows_whatever_is_said():
+    settings = ClipSettings(sampling="avlnet", per_video=200, seconds=10.0)
+    drawn = clips.training_clips(STARTS, ENDS, 40, settings, np.random.default_rng(0))
+    assert {clip.start for clip in drawn} == set(map(float, range(29)))  # the last second that is left out is AVLnet's
+    for clip in drawn:
+        assert clip.end == clip.start + 10 and clip.captions == ()
+        assert (clip.audio_first, clip.audio_stop) == (clips.time_to_frame(clip.start), clips.time_to_frame(clip.end))
+    short = clips.training_clips([], [], 5, settings, np.random.default_rng(0))
+    assert {(clip.start, clip.end) for clip in short} == {(0.0, 10.0)}
+
+
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_a_grown_clip_is_contiguous_and_no_longer_than_needed(data):
