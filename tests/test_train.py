@@ -84,6 +84,8 @@ def test_clusters_and_queue_survive_kills(folder: Path, tmp_path: Path, monkeypa
     train.main([*arguments, str(tmp_path / "undisturbed")])
     undisturbed = losses(tmp_path / "undisturbed")
     assert {"loss/cluster", "loss/reconstruction", "loss/tv"} <= set(undisturbed[0])
+    used = [row["clusters_used"] for row in read_rows(tmp_path / "undisturbed" / "metrics.jsonl")]
+    assert used[0] > 1 and all(1 <= count <= MCN["loss"]["clusters"] for count in used)
     for attempt, after in enumerate((4, 7, 11)):
         run_killed(monkeypatch, [*arguments, str(tmp_path / str(attempt))], after)
         train.main([*arguments, str(tmp_path / str(attempt))])

@@ -17,8 +17,10 @@ from pipeline.objectives.kmeans import assign, first_centroids, kmeans
 class OnlineClustering(nn.Module):
     """Centroids of the recent clips: k-means over a queue, warm-started every ``queue_size`` steps.
 
-    It sees the global batch on every rank, and all that it does follows from that alone, so queue and centroids are
-    the same on all ranks and those of one process. Both are part of its state dict.
+    A centroid without members is zero and hardly ever gets some again, so over time fewer and fewer are left; each
+    epoch starts from new ones, as in the published program. It sees the global batch on every rank, and all that it
+    does follows from that alone, so queue and centroids are the same on all ranks and those of one process. Both are
+    part of its state dict.
 
     Args:
         clusters: number of centroids.
@@ -50,33 +52,38 @@ class OnlineClustering(nn.Module):
         """
         with torch.autocast(fused.device.type, enabled=False):
             fused = at_least_float32(fused)
-            if self.centroids is None:
-                self.centroids = self._first(fused)
-            centroids = self.centroids.to(fused)
-            if not self.training:
-                return assign(fused, centroids), centroids
-            labels, self.centroids = self._follow(fused, centroids)
+            due = self.training and self.step % max(self.queue_size, 1) == 0
+            points = self._points(fused) if due else fused
+            centroids = self._first(points) if self.centroids is None else self.centroids.to(fused)
+            if due:
+                labels, centroids = kmeans(points, centroids)
+                labels = labels[-len(fused) :]
+            else:
+                labels = assign(fused, centroids)
+        if not self.training:
+            return labels, centroids
+        self.centroids = centroids
         if self.queue_size > 0:
             self.queue = [fused[enters].clone(), *self.queue][: self.queue_size]
         self.step += 1
-        return labels, self.centroids
+        return labels, centroids
 
-    def _follow(self, fused: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-        """Labels of the batch, and the centroids after it: moved when k-means is due, else as they were."""
-        if self.step % max(self.queue_size, 1) != 0:
-            return assign(fused, centroids), centroids
+    def restart(self) -> None:
+        """Forgets the centroids, not the queue: the next batch starts new ones."""
+        self.step, self.centroids = 0, None
+
+    def _points(self, fused: Tensor) -> Tensor:
+        """What k-means runs over: the queue once it is full, and the batch."""
         full = self.queue_size > 0 and len(self.queue) == self.queue_size
-        points = torch.cat([*(batch.to(fused) for batch in self.queue), fused]) if full else fused
-        labels, centroids = kmeans(points, centroids)
-        return labels[-len(fused) :], centroids
+        return torch.cat([*(batch.to(fused) for batch in self.queue), fused]) if full else fused
 
-    def _first(self, fused: Tensor) -> Tensor:
-        if len(fused) < self.clusters:
+    def _first(self, points: Tensor) -> Tensor:
+        if len(points) < self.clusters:
             raise InputError(
-                f"a batch of {len(fused)} clips cannot start {self.clusters} clusters: "
+                f"a batch of {len(points)} clips cannot start {self.clusters} clusters: "
                 "lower loss.clusters or raise train.batch_videos or clips.per_video"
             )
-        return first_centroids(fused, self.clusters)
+        return first_centroids(points, self.clusters)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Step, centroids and queue, for the state dict."""

@@ -39,6 +39,7 @@ class MultimodalLoss(nn.Module):
             self.clustering = OnlineClustering(settings.clusters, settings.queue_size)
         self.clustering_time = DeviceTimer()
         """Time spent finding clusters, their losses apart."""
+        self._labels: Tensor | None = None
 
     def forward(self, outputs: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch; in training the clusters follow it.
@@ -61,6 +62,15 @@ class MultimodalLoss(nn.Module):
             terms["reconstruction"] = outputs["reconstruction"].mean()
             total = total + self.settings.reconstruction_weight * terms["reconstruction"]
         return total, {name: term.detach() for name, term in terms.items()}
+
+    def begin_epoch(self) -> None:
+        """To be called before an epoch's first batch."""
+        if isinstance(self.clustering, OnlineClustering):
+            self.clustering.restart()
+
+    def clusters_used(self) -> int:
+        """How many clusters the last batch's clips are in: few, when clustering has collapsed."""
+        return 0 if self._labels is None else len(self._labels.unique())
 
     def _contrast(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if "ta_embed" in outputs and "video_embed" in outputs and "text_embed" not in outputs:
@@ -98,6 +108,7 @@ class MultimodalLoss(nn.Module):
         else:
             with self.clustering_time.measuring(fused.device):
                 labels, centroids = clustering(fused.detach(), _enters(outputs, present))
+            self._labels = labels
             losses = [
                 cluster_contrast(embedding, centroids, labels, present[name], self.settings.margin)
                 for name, embedding in embeddings.items()
@@ -111,6 +122,7 @@ class MultimodalLoss(nn.Module):
         if self.settings.cluster_targets == "swapped":
             with self.clustering_time.measuring(fused.device):
                 assigned = {name: clustering(own.detach(), present[name]) for name, own in scores.items()}
+            self._labels = next(iter(assigned.values())).argmax(dim=1)
             targets = {
                 name: [(assigned[other], present[other] & present[name]) for other in scores if other != name]
                 for name in scores
@@ -118,6 +130,7 @@ class MultimodalLoss(nn.Module):
         else:
             with self.clustering_time.measuring(fused.device):
                 together = clustering(fused, torch.stack(list(present.values())).any(dim=0))
+            self._labels = together.argmax(dim=1)
             targets = {name: [(together, present[name])] for name in scores}
         soft, temperature = self.settings.soft_labels, self.settings.cluster_temperature
         return [partition_contrast(own, targets[name], soft, temperature) for name, own in scores.items()]

@@ -132,6 +132,7 @@ def describe(row: Mapping[str, Any], total_steps: int) -> str:
     """A row as one line."""
     terms = " ".join(f"{name[5:]} {value:.3f}" for name, value in row.items() if name.startswith("loss/"))
     clustering = f"{row['clustering']:.1%} clustering · " if "clustering" in row else ""
+    clustering += f"{row['clusters_used']} clusters · " if "clusters_used" in row else ""
     return (
         f"step {row['step']:,}/{total_steps:,} · epoch {row['epoch']} · loss {row['loss']:.4f} ({terms}) · "
         f"lr {row['learning_rate']:.2e} · {row['clips_per_second']:,.0f} clips/s · "

@@ -99,6 +99,7 @@ def train(
     losses = LossWatch(video_ids, unchecked=("gradient_norm",) if scaler.is_enabled() else ())
     stopwatch = Stopwatch(position.elapsed)
     clustering_time = getattr(loss, "clustering_time", None)
+    begin_epoch, clusters_used = (getattr(loss, name, None) for name in ("begin_epoch", "clusters_used"))
     clips = 0
     over = position.step >= last_step or ranks.any(seconds is not None and position.elapsed >= seconds)
 
@@ -107,6 +108,8 @@ def train(
             rate = learning_rate(settings, position.step, steps_per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = rate
+            if begin_epoch is not None and position.step % steps_per_epoch == 0:
+                begin_epoch()
             total, terms = loss_and_gradients(
                 model, loss, prepare(batch), ranks, settings.precision, scaler, settings.accumulate
             )
@@ -134,6 +137,7 @@ def train(
                 epoch = (position.step - 1) // steps_per_epoch
                 row = {"step": position.step, "epoch": epoch, **losses.look(), "learning_rate": rate}
                 spent = clustering_time.take() if clustering_time is not None and "loss/cluster" in row else None
+                row |= {"clusters_used": clusters_used()} if spent is not None and clusters_used is not None else {}
                 row |= {**stopwatch.lap(clips, spent), "memory_bytes": peak_memory(ranks.device)}
                 if evaluating and validate is not None:
                     row |= ranks.from_main(validate(model) if ranks.is_main else {})

@@ -102,9 +102,35 @@ def test_without_a_queue_each_batch_is_clustered_by_itself_and_warm_started():
     assert clustering.queue == []
 
 
+def test_an_epoch_starts_from_new_centroids_of_all_that_is_in_the_queue():
+    clustering, enters = OnlineClustering(clusters=4, queue_size=2), _first_half()
+    first, second, third = _steps(3)
+    for batch in (first, second):
+        clustering(batch, enters)
+    clustering.restart()
+    labels, moved = clustering(third, enters)
+    points = torch.cat([second[enters], first[enters], third])
+    expected_labels, expected = kmeans(points, first_centroids(points, 4))
+    assert torch.equal(moved, expected) and torch.equal(labels, expected_labels[-len(third) :])
+
+
+def test_clusters_that_are_used_are_counted_and_an_epoch_restarts_k_means():
+    loss, outputs = build_loss(LossSettings(name="mcn", clusters=4, queue_size=2)), _outputs()
+    assert loss.clusters_used() == 0
+    loss(outputs)
+    assert 1 < loss.clusters_used() <= 4
+    loss.begin_epoch()
+    assert loss.clustering.centroids is None and len(loss.clustering.queue) == 1
+    for settings in (LossSettings(name="mcn", clusters=0), LossSettings(name="mcn", clustering="sinkhorn")):
+        build_loss(settings).begin_epoch()
+
+
 def test_evaluation_only_assigns():
     clustering = OnlineClustering(clusters=4, queue_size=2)
     first, second = _steps(2)
+    clustering.eval()(first, _first_half())
+    assert clustering.centroids is None
+    clustering.train()
     _, centroids = clustering(first, _first_half())
     before = copy.deepcopy(clustering.state_dict())
     labels, same = clustering.eval()(second, _first_half())

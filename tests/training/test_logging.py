@@ -40,7 +40,7 @@ def test_rows_curves_and_a_line(tmp_path: Path) -> None:
 def test_the_share_of_clustering_is_told_where_there_is_one() -> None:
     row = {"step": 1, "loss": 1.0, **ROW}
     assert "clustering" not in describe(row, 10)
-    assert "1.2% clustering" in describe({**row, "clustering": 0.012}, 10)
+    assert "1.2% clustering · 7 clusters" in describe({**row, "clustering": 0.012, "clusters_used": 7}, 10)
 
 
 def test_a_resumed_run_writes_over_what_a_crash_left_behind(tmp_path: Path) -> None:
