@@ -41,8 +41,8 @@ COMMON_WORDS = 200_000
 """Words that get a vector although no caption of the manifest has them, where captions come with the videos."""
 GRACE = 5.0
 """Seconds that are left to videos that are nearly done when a run is told to stop."""
-MOST_AT_ONCE = 8
-"""Videos that one worker with a GPU decodes at the same time."""
+MOST_AT_ONCE = 32
+"""Videos that one worker with a GPU decodes at the same time, at most: each takes some 0.1 GB."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -225,28 +225,25 @@ def extract_all(
     """
     import ray
 
-    resources = ray.cluster_resources()
-    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
-    size = min(workers or gpus or max(cpus // 2, min(cpus, 2)), total)
-    names = [f"w{index:03d}" for index in range(size)]
+    share = ray_pool.shared_out(ray_pool.alive_nodes(), workers, total)
+    names = [f"w{index:03d}" for index in range(share.actors)]
     seal_leftovers(folder, except_writers=names)
-    threads = max(cpus // size, 1)
-    share = {"num_gpus": gpus / size, "num_cpus": 1} if gpus else {"num_cpus": min(1, cpus / size)}
     # A GPU waits for the decoder: each of its workers decodes several videos at once. A CPU has no time to spare.
-    at_once = max(1, min(cpus // size, MOST_AT_ONCE)) if gpus else 1
+    at_once = min(share.threads, MOST_AT_ONCE) if share.gpus else 1
     # the pool replaces actors that die
-    actor = ray.remote(Worker).options(max_restarts=0, max_concurrency=at_once, **share)
+    claims = {"num_cpus": share.cpus, "num_gpus": share.gpus}
+    actor = ray.remote(Worker).options(max_restarts=0, max_concurrency=at_once, **claims)
 
     def create(index: int) -> Any:
-        device = "cuda" if gpus else "cpu"
-        return actor.remote(settings, folder.resolve(), name, names[index], device, threads, destination)
+        device = "cuda" if share.gpus else "cpu"
+        return actor.remote(settings, folder.resolve(), name, names[index], device, share.threads, destination)
 
     def counted(index: int, lost: list[Job]) -> set[str]:
         return completed_ids(folder, writer=names[index])
 
     pool: ray_pool.ActorPool[Job, LedgerRow] = ray_pool.ActorPool(
         create,
-        size,
+        share.actors,
         "extract",
         in_flight=at_once + 1,
         item_id=lambda job: job.video.video_id,

@@ -33,6 +33,18 @@ class _Item:
     frames: np.ndarray
 
 
+@dataclass
+class _Batch:
+    """What a device computes, or has computed."""
+
+    key: str
+    items: list[_Item]
+    features: torch.Tensor
+    """Float16 ``[batch, dim]`` on the CPU; it holds once :attr:`ready` has come."""
+    ready: torch.cuda.Event | None
+    """None: it is computed."""
+
+
 class _Rows:
     """Rows of one width, gathered in large blocks: many small arrays between large ones would split up the heap."""
 
@@ -109,6 +121,8 @@ class Engine:
         self._blocked = 0
         self._thread: threading.Thread | None = None
         self._threads_of_torch = torch.get_num_threads()
+        # copies to a GPU have a queue of their own, so that they need not wait for the batch before theirs
+        self._copying = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     @contextlib.contextmanager
     def session(self) -> Iterator[Session]:
@@ -151,7 +165,7 @@ class Engine:
 
     def _run(self) -> None:
         torch.set_num_threads(self._threads_of_torch)  # a new thread would take the process's first setting
-        under_way: tuple[list[_Item], str, torch.Tensor] | None = None
+        under_way: _Batch | None = None
         while True:
             with self._change:
                 while under_way is None and self._ready() is None:
@@ -163,8 +177,8 @@ class Engine:
             # a GPU computes while the next batch is put together and the one before it is fetched
             started = self._start(key, items) if items else None
             if under_way is not None:
-                self._deliver(*under_way)
-            under_way = (items, key, started) if started is not None else None
+                self._deliver(under_way)
+            under_way = started
 
     def _ready(self) -> _Bucket | None:
         """The fullest bucket, if it fills a batch, or if all sessions wait and nothing more can come."""
@@ -186,14 +200,11 @@ class Engine:
         self._change.notify_all()
         return bucket[0], items
 
-    def _start(self, key: str, items: list[_Item]) -> torch.Tensor | None:
-        """Starts a batch; float16 ``[batch, dim]`` on the device. None: it failed, or has to be done in halves."""
-        batch = np.zeros((self.batch_size, *items[0].frames.shape), np.uint8)
-        for place, item in enumerate(items):
-            batch[place] = item.frames
+    def _start(self, key: str, items: list[_Item]) -> _Batch | None:
+        """Starts a batch; None: it failed, or has to be done in halves."""
         try:
             with torch.inference_mode():
-                return self._compute(key, torch.from_numpy(batch))
+                return _Batch(key, items, *self._compute(key, self._gathered(items)))
         except torch.OutOfMemoryError as error:
             if self.batch_size == 1:
                 self._fail(items, error)
@@ -203,24 +214,50 @@ class Engine:
             self._fail(items, error)
         return None
 
-    def _compute(self, key: str, batch: torch.Tensor) -> torch.Tensor:
-        if self._device.type == "cuda":
-            batch = batch.pin_memory().to(self._device, non_blocking=True)
+    def _gathered(self, items: list[_Item]) -> torch.Tensor:
+        """A whole batch, uint8 ``[batch, ..., height, width, 3]``; page-locked for a GPU, which then fetches it."""
+        shape = (self.batch_size, *items[0].frames.shape)
+        batch = torch.empty(shape, dtype=torch.uint8, pin_memory=self._copying is not None)
+        rows = batch.numpy()
+        for place, item in enumerate(items):
+            rows[place] = item.frames
+        rows[len(items) :] = 0
+        return batch
+
+    def _compute(self, key: str, batch: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
+        """Queues copying there, computing and copying back; the results, and what tells that they have come."""
+        if self._copying is None:
+            return self._features(key, batch), None
+        computing = torch.cuda.current_stream(self._device)
+        with torch.cuda.stream(self._copying):
+            batch = batch.to(self._device, non_blocking=True)
+        computing.wait_stream(self._copying)
+        batch.record_stream(computing)
+        # copied back right behind its own computation: later, it would wait for the next batch's too
+        features = self._features(key, batch).to("cpu", non_blocking=True)
+        ready = torch.cuda.Event()
+        ready.record(computing)
+        return features, ready
+
+    def _features(self, key: str, batch: torch.Tensor) -> torch.Tensor:
+        """Float16 ``[batch, dim]``, on the device."""
         with torch.autocast(self._device.type, torch.float16, enabled=self._device.type == "cuda"):
             features = self._networks[key](batch)
         features = features.float()
         return (functional.normalize(features, dim=1) if self._normalize else features).half()
 
-    def _deliver(self, items: list[_Item], key: str, features: torch.Tensor) -> None:
+    def _deliver(self, batch: _Batch) -> None:
         try:
-            rows = features.cpu().numpy()
-        except Exception as error:  # a GPU reports what failed when its results are fetched
-            self._fail(items, error)
+            if batch.ready is not None:
+                batch.ready.synchronize()
+        except Exception as error:  # a GPU reports what failed when its results are waited for
+            self._fail(batch.items, error)
             return
+        rows = batch.features.numpy()
         with self._change:
-            for place, item in enumerate(items):
+            for place, item in enumerate(batch.items):
                 if not item.session.closed:
-                    item.session.features.setdefault(key, _Rows()).append(rows[place])
+                    item.session.features.setdefault(batch.key, _Rows()).append(rows[place])
                     item.session.left -= 1
             self._change.notify_all()
 

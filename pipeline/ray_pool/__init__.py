@@ -1,6 +1,17 @@
 """Ray for the two verbs that use it: a cluster, and a pool of actors that may die."""
 
-from pipeline.ray_pool.cluster import Node, alive_nodes, pinned_to, start, stop
+from pipeline.ray_pool.cluster import Node, Share, alive_nodes, pinned_to, shared_out, start, stop
 from pipeline.ray_pool.pool import ActorPool, Outcome, WorkerDied
 
-__all__ = ["ActorPool", "Node", "Outcome", "WorkerDied", "alive_nodes", "pinned_to", "start", "stop"]
+__all__ = [
+    "ActorPool",
+    "Node",
+    "Outcome",
+    "Share",
+    "WorkerDied",
+    "alive_nodes",
+    "pinned_to",
+    "shared_out",
+    "start",
+    "stop",
+]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,12 +80,15 @@ class Node:
     node_id: str
     host: str
     cpus: float
+    gpus: float = 0.0
 
 
 def alive_nodes() -> list[Node]:
     """The nodes that can run actors now, in a fixed order."""
     nodes = [
-        Node(node["NodeID"], node["NodeManagerHostname"], node["Resources"].get("CPU", 0.0))
+        Node(
+            node["NodeID"], node["NodeManagerHostname"], *(node["Resources"].get(kind, 0.0) for kind in ("CPU", "GPU"))
+        )
         for node in ray.nodes()
         if node["Alive"]
     ]
@@ -93,3 +98,39 @@ def alive_nodes() -> list[Node]:
 def pinned_to(node_id: str) -> dict[str, Any]:
     """Options for an actor that must run on one node and dies with it."""
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False)}
+
+
+@dataclass(frozen=True)
+class Share:
+    """What each of a number of equal actors claims, such that all of them find a place."""
+
+    actors: int
+    cpus: float
+    """CPUs that Ray sets aside for each."""
+    gpus: float
+    """GPUs that Ray sets aside for each: one, or a fraction where several have to share it; 0: there are none."""
+    threads: int
+    """CPUs that there are for each, whole ones, at least one."""
+
+
+def shared_out(nodes: Sequence[Node], wanted: int | None, most: int) -> Share:
+    """How actors that compute share the machines.
+
+    Args:
+        nodes: the machines; those without a GPU are left alone where another has one.
+        wanted: number of actors; None: one per GPU, else one per two CPUs of a machine, and two where there are three.
+        most: number of things to do: more actors than that are never needed.
+    """
+    gpus = sum(int(node.gpus) for node in nodes)
+    if gpus:
+        actors = min(wanted or gpus, most)
+        on_each = math.ceil(actors / gpus)
+        cpus = min(node.cpus / (int(node.gpus) * on_each) for node in nodes if node.gpus >= 1)
+        # a GPU is what is short: claiming more than one CPU beside it could leave it idle
+        return Share(actors, min(1.0, cpus), 1 / on_each, max(1, int(cpus)))
+    of_nodes = [max(1, int(node.cpus)) for node in nodes]
+    actors = min(wanted or sum(max(cpus // 2, min(cpus, 2)) for cpus in of_nodes), most)
+    for threads in range(max(of_nodes), 0, -1):
+        if sum(cpus // threads for cpus in of_nodes) >= actors:
+            return Share(actors, float(threads), 0.0, threads)
+    return Share(actors, 1 / math.ceil(actors / sum(of_nodes)), 0.0, 1)
