@@ -42,7 +42,7 @@ class DownloadSettings:
     backoff: float = 2.0
     """Seconds before the second try; doubled with jitter for each further one."""
     requests_per_second: float | None = None
-    """Videos asked for per second, node and source, at most; null: as many as ``concurrency`` gives."""
+    """Requests of a node, at most (a video on a page takes several); null: as many as ``concurrency`` gives."""
     megabytes_per_second: float | None = None
     """Of each node, at most; null: no limit."""
     daily_gigabytes: float | None = None

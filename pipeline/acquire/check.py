@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
-from collections import Counter
+from collections import defaultdict
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 from pipeline.acquire.reasons import Failure
@@ -13,6 +16,11 @@ from pipeline.media.probe import probe
 
 TIMEOUT = 120.0
 """Seconds for decoding the two ends."""
+FAR = 30.0
+"""Seconds of both ends that are decoded where one second does not tell."""
+SLACK = 0.5
+"""Seconds by which both tracks may end before the file does."""
+_TIME_BASE = re.compile(r"#tb (\d+): (\d+)/(\d+)")
 _PAGE_STARTS = (b"<!doctype", b"<html", b"<head", b"<?xml", b"{", b"[")
 
 
@@ -37,22 +45,60 @@ def check_video(path: Path, expected_bytes: int | None = None) -> Failure | None
 
 
 def _decode_both_ends(path: Path) -> Failure | None:
-    source = f"file:{path}"
-    ends = ["-t", "1", "-i", source, "-sseof", "-1", "-i", source, "-map", "0:v:0", "-map", "1:v:0"]
-    # one line per decoded picture tells more than the exit code: FFmpeg calls a cut file's lack of an end no error
-    command = [ffmpeg_binary(), "-v", "error", "-nostdin", "-threads", "1", *ends, "-f", "framecrc", "pipe:1"]
     try:
-        run = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=TIMEOUT)
+        times, complaint = _decode(path, _ends(path, 1.0, 1.0))
+        if (times[0] and times[1]) or _reaches_its_end(path):
+            return None
     except subprocess.TimeoutExpired:
         return Failure("corrupt", f"its first and last second could not be decoded within {TIMEOUT:.0f} s")
-    pictures = Counter(line.partition(b",")[0] for line in run.stdout.splitlines() if not line.startswith(b"#"))
-    if pictures[b"0"] and pictures[b"1"]:
-        return None
-    complaint = " ".join(run.stderr.decode("utf-8", "replace").replace(source, path.name).split())[:300]
-    if not pictures and _has_sound_only(path):
+    if not (times[0] or times[1]) and _has_sound_only(path):
         return Failure("unsupported", "there is sound in it but no picture")
-    where = "last" if pictures[b"0"] else "first"
+    where = "last" if times[0] else "first"
     return Failure("corrupt", f"no picture in its {where} second{': ' if complaint else ''}{complaint}")
+
+
+def _reaches_its_end(path: Path) -> bool:
+    """Whether a file in whose first or last second no picture is found is whole all the same.
+
+    A stream without an index (MPEG-TS) cannot be entered between two key pictures, and of a still picture that is
+    shown to the end the last seconds hold sound alone. So more of the file is decoded, and held against its packets:
+    they must go on to the announced end, and the pictures to the last of their packets.
+    """
+    try:
+        duration = probe(path).duration
+    except MediaError:
+        return False
+    if duration is None:
+        return False
+    tail = min(duration, FAR)
+    packets = ["-map", "1:v:0", "-map", "1:a:0?", "-c:v:2", "copy", "-copyinkf:v:2", "-c:a", "copy"]
+    times, _ = _decode(path, [*_ends(path, FAR, tail if tail < duration else None), *packets])
+    begun = times[0] and times[1] and times[2]
+    return bool(begun) and max(times[2] + times[3]) > tail - SLACK and max(times[1]) > max(times[2]) - 1
+
+
+def _ends(path: Path, head: float, tail: float | None) -> list[str]:
+    """FFmpeg's arguments for the first and the last seconds of the pictures; None: all of them."""
+    source = f"file:{path}"
+    late = [] if tail is None else ["-sseof", f"-{tail}"]
+    return ["-t", f"{head}", "-i", source, *late, "-i", source, "-map", "0:v:0", "-map", "1:v:0"]
+
+
+def _decode(path: Path, arguments: Sequence[str]) -> tuple[defaultdict[int, list[float]], str]:
+    """Seconds up to which each picture or packet of each output lasts, and FFmpeg's complaints."""
+    # one line per decoded picture tells more than the exit code: FFmpeg calls a cut file's lack of an end no error
+    command = [ffmpeg_binary(), "-v", "error", "-nostdin", "-threads", "1", *arguments, "-f", "framecrc", "pipe:1"]
+    run = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=TIMEOUT)
+    units: dict[int, Fraction] = {}
+    times: defaultdict[int, list[float]] = defaultdict(list)
+    for line in run.stdout.decode("ascii", "replace").splitlines():
+        if match := _TIME_BASE.match(line):
+            units[int(match[1])] = Fraction(int(match[2]), int(match[3]))
+        elif not line.startswith("#"):
+            stream, _, begin, length, *_ = map(str.strip, line.split(","))
+            times[int(stream)].append(float((int(begin) + int(length)) * units[int(stream)]))
+    complaint = run.stderr.decode("utf-8", "replace").replace(f"file:{path}", path.name)
+    return times, " ".join(complaint.split())[:300]
 
 
 def _has_sound_only(path: Path) -> bool:
@@ -66,9 +112,11 @@ def _has_sound_only(path: Path) -> bool:
 def container_of(path: Path) -> str:
     """The ending that a video's first bytes call for, ``mp4`` where they say nothing."""
     with path.open("rb") as file:
-        head = file.read(64)
+        head = file.read(256)
     if head.startswith(b"\x1aE\xdf\xa3"):
         return "webm" if b"webm" in head else "mkv"
     if head.startswith(b"RIFF"):
         return "avi"
+    if head[:1] == head[188:189] == b"G":
+        return "ts"
     return "flv" if head.startswith(b"FLV") else "mp4"

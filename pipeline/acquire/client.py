@@ -72,7 +72,7 @@ class Downloader:
         self._lock_wait = lock_wait
         self._sources = Sources(settings)
         self._pacer = pacer if pacer is not None else Pacer(settings, sleep=sleep)
-        self._transfer = Transfer(settings, self._pacer.take)
+        self._transfer = Transfer(settings, self._pacer.take, self._pacer.request)
         self._site = Site(settings, self._folder, credentials, self._transfer)
 
     def close(self) -> None:
@@ -225,7 +225,9 @@ class Downloader:
         with incoming.open("rb") as complete:
             os.fsync(complete.fileno())
         ending = incoming.suffix.lstrip(".").lower()
-        ending = ending if ending in MEDIA_ENDINGS else container_of(incoming)
+        # a stream of pieces (HLS) comes under the name of what a player would make of it
+        found = container_of(incoming)
+        ending = ending if ending in MEDIA_ENDINGS and found != "ts" else found
         incoming.replace(video_path(self._folder, video.video_id, ending))
         self._discard(video)
 

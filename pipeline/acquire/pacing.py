@@ -17,7 +17,7 @@ from pipeline.config import DownloadSettings
 
 COMPLAINTS = frozenset({"rate_limited", "bot_check"})
 """Reasons that ask for a slower pace."""
-REFUSALS = frozenset({"auth_failed", "forbidden", "network", "timeout"})
+REFUSALS = frozenset({"auth_failed", "forbidden", "network", "timeout", "no_formats", "unknown"})
 """Reasons that, if nothing else comes, mean that the source is of no use now."""
 SLOWEST = 1 / 600
 """Requests per second, at least."""
@@ -112,7 +112,7 @@ class Pacer:
         self._settings, self._clock, self._sleep, self._jitter = settings, clock, sleep, jitter
         self._lock = threading.Lock()
         self._paces: dict[str, _Pace] = {}
-        self._bytes, self._bytes_free_at = 0, 0.0
+        self._bytes, self._bytes_free_at, self._request_free_at = 0, 0.0, 0.0
 
     def enter(self, source: str) -> float:
         """Waits until the source may be asked; returns the time, for :meth:`report`.
@@ -157,11 +157,26 @@ class Pacer:
                 if pace.refusals >= self._settings.give_up_after:
                     pace.closed = str(reason)
             else:
-                # also a video that is gone is an answer: the source works
-                pace.pauses = pace.refusals = 0
+                # also a video that is gone is an answer: the source works. That it bears this pace, only a video shows:
+                # what is gone is said to those as well who get nothing else
+                pace.refusals = 0
+                if reason is None:
+                    pace.pauses = 0
                 if pace.rate is not None:
                     limit = self._settings.requests_per_second
                     pace.rate = min(pace.rate * GAIN, limit if limit is not None else float("inf"))
+
+    def request(self) -> None:
+        """Waits until the node may send one more request; of a video on a page it takes several."""
+        limit = self._settings.requests_per_second
+        if limit is None:
+            return
+        with self._lock:
+            turn = max(self._clock(), self._request_free_at)
+            self._request_free_at = turn + 1 / limit
+            wait = turn - self._clock()
+        if wait > 0:
+            self._sleep(wait)
 
     def take(self, count: int) -> None:
         """Accounts for bytes that came, and waits as long as ``megabytes_per_second`` asks for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 REASONS: dict[str, tuple[bool, str]] = {
@@ -16,7 +17,7 @@ REASONS: dict[str, tuple[bool, str]] = {
     "geo_blocked": (False, "not shown in this country (give a proxy)"),
     "members_only": (False, "shown only to who pays"),
     "live": (True, "a stream that has not ended, or a video still being processed"),
-    "no_formats": (False, "no format of it serves"),
+    "no_formats": (True, "no format of it was offered; an old yt-dlp, too (update it)"),
     "not_found": (False, "no source has it"),
     "forbidden": (True, "the server refuses this request (403)"),
     "rate_limited": (True, "too many requests (429)"),
@@ -59,7 +60,12 @@ _MESSAGES: tuple[tuple[str, str], ...] = (
     ("bot_check", r"not a bot|confirm you.?re not|captcha|the page needs to be reloaded|unusual traffic|"
                   r"ip is likely being blocked|verify (that )?you are (a )?human"),
     ("rate_limited", r"http error 429|too many requests|rate.?limit|content isn.?t available"),
-    ("age_restricted", r"confirm your age|age.?restricted|inappropriate for some users|age verification"),
+    # a piece of a stream that is lost, of which the rest is there
+    ("network", r"fragment \d+ not found|got error: http error (404|410)|violation of protocol|"
+                r"unable to download api page: http error 404"),
+    ("corrupt", r"^postprocessing:"),
+    ("age_restricted", r"confirm your age|age.?restricted|inappropriate for some users|age verification|"
+                       r"inappropriate or offensive to some"),
     ("members_only", r"members.?only|channel.?s members|join this channel|requires payment|premium (members|subscri)|"
                      r"subscribers? only|only available (to|for) (paid |paying )?(subscribers|patrons|members)|"
                      r"purchase|rental"),
@@ -69,17 +75,22 @@ _MESSAGES: tuple[tuple[str, str], ...] = (
                            r"(terminated|does not exist)"),
     ("geo_blocked", r"(in|from) your (country|region|location)|geo.?restrict|not available in your|"
                     r"geographic|country.{0,40}(blocked|not allowed)"),
+    # the address of an institution, or a filter of its network
+    ("forbidden", r"network administrator|workspace administrator"),
+    # what YouTube says to a player that it does not want, of videos that others may see
+    ("no_formats", r"playback on other websites|from display on this website|video player configuration error"),
     ("copyright", r"copyright|blocked it on|content claim|trademark"),
     ("live", r"live event will|live event has ended|premieres? in|premiere will|will begin|is offline|"
              r"live stream recording is not available|processing this video|is upcoming|currently live|"
-             r"channel is not currently live|not currently live|stream is not (yet )?available|has not started"),
-    ("unsupported", r"drm|unsupported url|no suitable (extractor|infoextractor)|is not a valid url|"
+             r"channel is not currently live|not currently live|stream is not (yet )?available|has not started|"
+             r"event is scheduled|^offline\.?$"),
+    ("unsupported", r"\bdrm\b|unsupported url|no suitable (extractor|infoextractor)|is not a valid url|"
                     r"no video could be found"),
     ("no_formats", r"requested format is not available|no video formats|only images are available|"
                    r"no formats|not available on this app|no playable formats"),
     ("removed", r"has been removed|been deleted|removed by the (uploader|user)|no longer available|"
-                r"violat(es|ing|ion)|community guidelines|terms of service|taken down|video is unavailable|"
-                r"video unavailable|video is not available|video is no longer|"
+                r"violat(es|ing|ion of) (youtube|our|the )|community guidelines|terms of service|taken down|"
+                r"video is unavailable|video unavailable|video is not available|video is no longer|"
                 r"this video isn.?t available|was deleted"),
     ("not_found", r"http error (404|410)|not found|looks truncated|does not exist|no such file|video does not exist|"
                   r"invalid (video|youtube) id"),
@@ -89,13 +100,17 @@ _MESSAGES: tuple[tuple[str, str], ...] = (
     ("too_large", r"larger than max.?filesize|too large"),
     ("timeout", r"timed? ?out|deadline|http error (408|504)|too slow"),
     ("network", r"http error 5\d\d|http error (416|425)|connection|reset by peer|remote end closed|broken pipe|"
-                r"name or service not known|name resolution|getaddrinfo|no route to host|network is unreachable|ssl|"
-                r"certificate|incomplete ?read|content too short|did not get any data|urlopen error|proxy|"
-                r"bytes read|unreachable|redirect|eof occurred|transport|failed to resolve|"
+                r"name or service not known|name resolution|getaddrinfo|no route to host|network is unreachable|\bssl|"
+                r"certificate|incomplete ?read|content too short|did not get any data|file is empty|urlopen error|"
+                r"proxy|bytes read|unreachable|redirect|eof occurred|transport|failed to resolve|network error|"
                 r"unable to download (json|api|webpage|video data)|given up after|failed to extract any player"),
 )
 # fmt: on
 _PATTERNS = tuple((reason, re.compile(pattern, re.IGNORECASE)) for reason, pattern in _MESSAGES)
+_VAGUE = frozenset({"no_formats", "network", "unknown"})
+_BEHIND_VAGUE = frozenset({"rate_limited", "bot_check", "auth_failed", "forbidden", "timeout"})
+_LONGEST_EXPLANATION = 600
+_PREFIX = re.compile(r"^\[[\w:+-]+\] \S+: ")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _HINTS = re.compile(
     r"\s*(Use --cookies|See https?://github\.com/yt-dlp|please report this issue|Confirm you are on the latest|"
@@ -109,7 +124,8 @@ def classify_message(message: str) -> str:
     >>> classify_message("ERROR: [youtube] abc: Private video. Sign in if you've been granted access to this video")
     'private'
     """
-    text = clean_message(message)
+    # the id of a video may hold any word, "drm" or "ssl" among them
+    text = _PREFIX.sub("", clean_message(message))
     return next((reason for reason, pattern in _PATTERNS if pattern.search(text)), "unknown")
 
 
@@ -122,7 +138,7 @@ def clean_message(message: str) -> str:
 
 def classify(error: BaseException) -> Failure:
     """The reason of an exception that yt-dlp or this machine raised."""
-    message = clean_message(f"{error}" or type(error).__name__)
+    message = clean_message(f"{error}") or type(error).__name__
     for cause in causes(error):
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return Failure("disk_full", message)
@@ -131,6 +147,20 @@ def classify(error: BaseException) -> Failure:
         if isinstance(cause, TimeoutError):
             return Failure("timeout", message)
     return Failure(classify_message(message), message)
+
+
+def explained(failure: Failure, warnings: Sequence[str]) -> Failure:
+    """The failure with what yt-dlp warned of before it, where the error itself does not say why.
+
+    A site that answers each way of asking with 429, or a JavaScript challenge that could not be solved, ends as "no
+    formats" or "no response"; only the warnings before that say so.
+    """
+    if failure.reason not in _VAGUE or not warnings:
+        return failure
+    said = sorted(map(clean_message, warnings), key=lambda text: classify_message(text) not in _BEHIND_VAGUE)
+    found = classify_message(said[0])
+    reason = found if found in _BEHIND_VAGUE else failure.reason
+    return Failure(reason, f"{failure.message} (before that: {'; '.join(said)[:_LONGEST_EXPLANATION]})")
 
 
 def causes(error: BaseException) -> list[BaseException]:

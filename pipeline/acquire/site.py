@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,16 +16,15 @@ from yt_dlp.networking.exceptions import HTTPError
 from yt_dlp.utils import YoutubeDLError
 
 from pipeline.acquire.layout import MEDIA_ENDINGS, incoming_path, unfinished_files
-from pipeline.acquire.reasons import Failure, causes, classify
+from pipeline.acquire.options import BLOCK, Log, client_options
+from pipeline.acquire.reasons import Failure, causes, classify, explained
 from pipeline.acquire.sources import Credentials, without_secrets
 from pipeline.acquire.transfer import Stopped, Transfer
 from pipeline.config import DownloadSettings
+from pipeline.datasets.identity import youtube_id
 from pipeline.errors import InputError
-from pipeline.media.ffmpeg import ffmpeg_binary
 from pipeline.types import Video
 
-BLOCK = 256 * 1024
-"""Bytes that are read at once, at most."""
 Information = dict[str, Any]
 """What yt-dlp knows of a video."""
 
@@ -46,14 +47,23 @@ class Site:
         folder: the folder of all videos.
         credentials: of the one host that wants them.
         transfer: follows what comes in.
+
+    Raises:
+        InputError: the cookies cannot be read.
     """
 
     def __init__(
         self, settings: DownloadSettings, folder: Path, credentials: Credentials | None, transfer: Transfer
     ) -> None:
         self._settings, self._folder, self._credentials, self._transfer = settings, folder, credentials, transfer
-        self._client: Any = _Client(_options(settings, transfer))
-        self._client.credentials = credentials
+        self._log = Log()
+        self._client: Any = _Client(client_options(settings, transfer, self._log))
+        self._client.credentials, self._client.before_request = credentials, transfer.before_request
+        try:
+            self._client.cookiejar  # noqa: B018 - reads them, which would else fail for each video
+        except YoutubeDLError as error:
+            where = settings.cookies or settings.cookies_from_browser
+            raise InputError(f"{where}: the cookies cannot be read ({classify(error).message})") from None
 
     def close(self) -> None:
         """Closes the connections that are kept."""
@@ -61,10 +71,13 @@ class Site:
 
     def describe(self, video: Video, url: str) -> Information:
         """What there is at a URL, with the format chosen; raises :class:`Refused`."""
+        self._log.warnings.clear()
+        self._client.retry_after = None
         try:
-            return self._usable(self._ask(video, url))
-        except (YoutubeDLError, OSError) as error:
-            raise self._refused(error) from None
+            information = self._ask(video, url)
+        except Exception as error:  # when a site changes, its extractor may stumble over anything
+            raise self._refused(error, self._log.warnings) from None
+        return self._usable(information, url)
 
     def bring(self, video: Video, information: Information) -> Path:
         """Fetches what was described and returns the file, unchecked; raises :class:`Refused`."""
@@ -72,15 +85,16 @@ class Site:
         self._client.params["outtmpl"]["default"] = template.removesuffix("ENDING") + "%(ext)s"
         # subtitles are the caller's business: when they fail, yt-dlp would give up the video
         information = {**information, "requested_subtitles": None}
+        self._client.retry_after = None
         try:
             self._client.process_info(information)
         except Stopped as stopped:
             raise Refused(stopped.failure) from None
-        except (YoutubeDLError, OSError) as error:
+        except Exception as error:
             parts = [path for path in unfinished_files(self._folder, video.video_id) if path.suffix == ".part"]
             size = _size_behind_refused_range(error)
             if size is None or not parts:
-                raise self._refused(error) from None
+                raise self._no_room(video) or self._refused(error) from None
             return self._settle_part(parts, size, merged=is_merged(information))
         incoming = Path(information.get("filepath") or "")
         if not incoming.is_file():
@@ -109,7 +123,7 @@ class Site:
         direct |= {"webpage_url": url, "extractor": "file", "extractor_key": "File"}
         return self._client.process_ie_result(direct, download=False)
 
-    def _usable(self, information: Information | None) -> Information:
+    def _usable(self, information: Information | None, url: str) -> Information:
         if information is None:
             raise Refused(Failure("unknown", "yt-dlp says nothing about it"))
         if information.get("_type") in ("playlist", "multi_video"):
@@ -117,6 +131,8 @@ class Site:
             if len(entries) != 1:
                 raise Refused(Failure("unsupported", f"a page with {len(entries)} videos, not one"))
             information = entries[0]
+        if (youtube_id(url) or information.get("id")) != information.get("id"):
+            raise Refused(Failure("members_only", f"only a trailer of it is shown ({information.get('id')})"))
         status = information.get("live_status")
         if information.get("is_live") or status in ("is_live", "is_upcoming", "post_live"):
             raise Refused(Failure("live", f"a live stream ({status or 'is_live'})"))
@@ -125,11 +141,22 @@ class Site:
             raise Refused(Failure("too_long", f"{duration:.0f} s, more than download.max_seconds = {limit:.0f}"))
         return information
 
-    def _refused(self, error: Exception) -> Refused:
-        failure = classify(error)
-        waits = [cause.response.headers.get("Retry-After") for cause in causes(error) if isinstance(cause, HTTPError)]
-        seconds = next((float(wait) for wait in waits if wait and wait.isdigit()), None)
-        return Refused(Failure(failure.reason, without_secrets(failure.message, self._credentials)), seconds)
+    def _refused(self, error: Exception, warnings: Sequence[str] = ()) -> Refused:
+        failure = explained(classify(error), warnings)
+        wait, self._client.retry_after = self._client.retry_after, None
+        message = without_secrets(failure.message, self._credentials)
+        return Refused(Failure(failure.reason, message), _seconds(wait) if wait else None)
+
+    def _no_room(self, video: Video) -> Refused | None:
+        """Whether two tracks could not be put together because a third file of their size did not fit.
+
+        All that yt-dlp says of it is that FFmpeg failed.
+        """
+        tracks = [path for path in unfinished_files(self._folder, video.video_id) if path.suffix != ".part"]
+        need = sum(path.stat().st_size for path in tracks if not path.is_symlink())
+        if len(tracks) < 2 or shutil.disk_usage(self._folder).free > need:
+            return None
+        return Refused(Failure("disk_full", f"no room for {need} bytes to put pictures and sound together"))
 
     def _settle_part(self, parts: Sequence[Path], size: int, merged: bool) -> Path:
         """The server has nothing behind the partial file: it is whole, or of another version of the video."""
@@ -148,13 +175,21 @@ class _Client(yt_dlp.YoutubeDL):
     """Adds user id and password to the requests of their host alone, and hands bytes on as they come."""
 
     credentials: Credentials | None = None
+    before_request: Callable[[], None]
+    retry_after: str | None = None
+    """What the latest refusal said of when to come back; yt-dlp's errors do not always hold it."""
 
     def urlopen(self, request: Request | str) -> Any:
         """As yt-dlp's."""
         request = Request(request) if isinstance(request, str) else request
         if self.credentials is not None and self.credentials.belong_to(request.url):
             request.headers["Authorization"] = self.credentials.header
-        response = super().urlopen(request)
+        self.before_request()
+        try:
+            response = super().urlopen(request)
+        except HTTPError as error:
+            self.retry_after = error.response.headers.get("Retry-After")
+            raise
         if hasattr(response.fp, "read1"):
             response.fp = _Prompt(response.fp)
         return response
@@ -178,66 +213,6 @@ class _Prompt:
         return bytes(self._response.read1(amount, **options) if amount else self._response.read(amount, **options))
 
 
-class _Silence:
-    """Swallows what yt-dlp prints; errors come as exceptions."""
-
-    def debug(self, message: str) -> None:
-        """Nothing."""
-
-    info = warning = error = debug
-
-
-def _options(settings: DownloadSettings, transfer: Transfer) -> dict[str, Any]:
-    height = settings.min_height
-    sound = "ba[abr>=?40]"
-    return {
-        "quiet": True,
-        "noprogress": True,
-        # yt-dlp formats a line of progress for every block, which nobody sees; the hook comes all the same
-        "progress_delta": 3600.0,
-        "logger": _Silence(),
-        "color": "never",
-        "noplaylist": True,
-        "cachedir": False,
-        # Tries are counted, spaced and explained by the caller, so yt-dlp itself makes one.
-        "retries": 0,
-        "fragment_retries": 3,
-        "extractor_retries": 0,
-        "file_access_retries": 0,
-        "continuedl": True,
-        "buffersize": BLOCK,
-        "noresizebuffer": True,
-        "updatetime": False,
-        "overwrites": True,
-        "socket_timeout": settings.timeout,
-        "ffmpeg_location": ffmpeg_binary(),
-        "fixup": "never",
-        # the smallest that serves; formats of a file or of an unknown site say nothing of their height
-        "format": f"bv*[height>=?{height}]+{sound}/b[height>=?{height}]/bv*[height>=?{height}]/bv*+{sound}/b/bv*",
-        "format_sort": ["+res", "+size", "+br", "+fps"],
-        "outtmpl": {"default": "unset"},
-        "progress_hooks": [transfer.on_progress],
-        "writesubtitles": settings.subtitles is not None,
-        "writeautomaticsub": settings.subtitles is not None,
-        "extractor_args": settings.extractor_args,
-        **({"proxy": settings.proxy} if settings.proxy else {}),
-        **_cookies(settings),
-    }
-
-
-def _cookies(settings: DownloadSettings) -> dict[str, Any]:
-    if settings.cookies_from_browser:
-        browser, _, profile = settings.cookies_from_browser.partition(":")
-        return {"cookiesfrombrowser": (browser, profile or None, None, None)}
-    if settings.cookies:
-        try:
-            # yt-dlp writes changed cookies back; many at once would damage the user's file, so each gets a copy
-            return {"cookiefile": io.StringIO(Path(settings.cookies).read_text(encoding="utf-8"))}
-        except OSError as error:
-            raise InputError(f"{settings.cookies}: the cookies cannot be read ({error.strerror})") from None
-    return {}
-
-
 def _size_behind_refused_range(error: BaseException) -> int | None:
     """The file's size (-1: not said) if the server refused to continue it (416), else None."""
     for cause in causes(error):
@@ -245,3 +220,14 @@ def _size_behind_refused_range(error: BaseException) -> int | None:
             size = (cause.response.headers.get("Content-Range") or "").rpartition("/")[2]
             return int(size) if size.isdigit() else -1
     return None
+
+
+def _seconds(retry_after: str) -> float | None:
+    """Seconds that a header ``Retry-After`` asks for, which is a number or a date; None: it is neither."""
+    if retry_after.strip().isdigit():
+        return float(retry_after)
+    try:
+        until = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return None
+    return max((until - datetime.now(UTC)).total_seconds(), 0.0) if until.tzinfo else None

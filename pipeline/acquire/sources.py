@@ -17,7 +17,10 @@ from pipeline.errors import InputError
 from pipeline.types import Video
 
 USER, PASSWORD = "DOWNLOAD_USER", "DOWNLOAD_PASSWORD"
-_USER_IN_URL = re.compile(r"(?<=://)[^/@\s'\"]+@")
+_USER_IN_URL = re.compile(r"(?<=://)[^/\s'\"]+@")
+_KEY_IN_URL = re.compile(
+    r"(?<=[?&])([^=&\s'\"]*(?:token|key|secret|password|signature|auth)[^=&\s'\"]*)=[^&\s'\"]+", re.I
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Credentials:
 
 def without_secrets(text: str, credentials: Credentials | None) -> str:
     """A message that can be shown and stored."""
-    text = _USER_IN_URL.sub("***@", text)
+    text = _KEY_IN_URL.sub(r"\1=***", _USER_IN_URL.sub("***@", text))
     return credentials.hide_in(text) if credentials is not None else text
 
 
@@ -116,7 +119,7 @@ def _checked(source: str) -> str:
         if not Path(source).is_dir():
             raise InputError(f"there is no folder {source}, and it is no URL; a source is one of both")
         return str(Path(source).resolve())
-    if urlsplit(source).password:
+    if "@" in urlsplit(source).netloc:
         raise InputError(f"a password in a URL is seen by all: set download.auth_host, {USER} and {PASSWORD} instead")
     try:
         filled = source.format(video_id="x")

@@ -43,8 +43,11 @@ def choose_subtitles(information: Mapping[str, Any], language: str) -> Subtitles
 
 
 def _variants(tracks: Mapping[str, Any], language: str) -> list[str]:
-    """Names of tracks of the language, best first; ``en-orig`` is YouTube's name of the spoken language."""
-    pattern = re.compile(rf"{re.escape(language)}(-[A-Za-z0-9]+)*", re.IGNORECASE)
+    """Names of tracks of the language, best first.
+
+    ``en-orig`` is YouTube's name of the spoken language, ``en-eEY6OEpapPo`` of a track that has a name.
+    """
+    pattern = re.compile(rf"{re.escape(language)}(-[A-Za-z0-9_]+)*", re.IGNORECASE)
     names = [name for name in tracks if pattern.fullmatch(name)]
     return sorted(names, key=lambda name: (name != f"{language}-orig", name != language, name))
 

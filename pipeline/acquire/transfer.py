@@ -27,15 +27,17 @@ class Transfer:
     Args:
         settings: the limits.
         take: called with the bytes that came; may wait, to keep to a speed.
+        ask: called before each request; may wait as well.
     """
 
     def __init__(
         self,
         settings: DownloadSettings,
         take: Callable[[int], None],
+        ask: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._settings, self._take, self._clock = settings, take, clock
+        self._settings, self._take, self._ask, self._clock = settings, take, ask, clock
         self.fetched = 0
         """Bytes that came over the network since it was last set."""
         self.begin(())
@@ -57,14 +59,28 @@ class Transfer:
             earlier = self._before.get(f"{name}.part", 0)
             # A server without ranges begins again, with fewer bytes than were there.
             self._have[name] = earlier if done >= earlier else 0
-            self.continued |= self._have[name] > 0
+            # or all of it, one of two tracks, was there
+            self.continued |= self._have[name] > 0 or name in self._before
+            # what came before, such as a page with the video, or a wait that the site wants, says nothing of the speed
+            self._window = (self._clock(), self.fetched)
         came = max(done - self._have[name], 0)
         self.fetched += came
         self._have[name] = done
         self.announced = status.get("total_bytes")
         self._stop_if_large(max(self.announced or 0, sum(self._have.values())))
         self._stop_if_slow()
-        self._take(came)
+        self._wait(lambda: self._take(came))
+
+    def before_request(self) -> None:
+        """To be called before each request."""
+        self._wait(self._ask)
+
+    def _wait(self, pause: Callable[[], None]) -> None:
+        """Lets pass a time that is not the server's fault."""
+        begin = self._clock()
+        pause()
+        since, bytes_then = self._window
+        self._window = (since + self._clock() - begin, bytes_then)
 
     def _stop_if_large(self, size: int) -> None:
         limit = self._settings.max_bytes

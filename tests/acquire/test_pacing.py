@@ -113,11 +113,40 @@ def test_a_success_between_keeps_it():
     for _ in range(5):
         starts(pacer, clock, 2, "rate_limited")
         starts(pacer, clock, 2, "network")
+        starts(pacer, clock, 1)
+    for _ in range(5):
+        starts(pacer, clock, 2, "network")
         starts(pacer, clock, 1, "removed")  # an answer as well
     assert pacer.state().paces["s"].closed is None
     starts(pacer, clock, 3, "network")
     with pytest.raises(SourceClosed):
         pacer.enter("s")
+
+
+def test_that_other_videos_are_gone_does_not_end_a_block():
+    pacer, clock = make(pause=1.0, give_up_after_pauses=3)
+    for _ in range(3):
+        starts(pacer, clock, 1, "bot_check")
+        starts(pacer, clock, 2, "removed")
+    assert pacer.state().paces["s"].closed is None
+    starts(pacer, clock, 1, "bot_check")
+    assert pacer.state().paces["s"].closed == "bot_check"
+
+
+def test_a_source_that_offers_no_video_any_format_is_given_up():
+    pacer, clock = make(give_up_after=3)
+    starts(pacer, clock, 3, "no_formats")  # as where yt-dlp is too old for the site
+    with pytest.raises(SourceClosed, match="only answers no_formats"):
+        pacer.enter("s")
+
+
+def test_each_request_of_a_video_counts():
+    pacer, clock = make(requests_per_second=2.0)
+    for _ in range(2):
+        pacer.enter("s")
+        for _ in range(5):
+            pacer.request()
+    assert clock.time - 1000 == pytest.approx(4.5, abs=0.11)
 
 
 def test_those_who_wait_are_let_in_one_by_one_after_a_pause():

@@ -5,7 +5,15 @@ import pytest
 from yt_dlp.networking.exceptions import TransportError
 from yt_dlp.utils import DownloadError, ExtractorError, GeoRestrictedError
 
-from pipeline.acquire.reasons import REASONS, RETRIED_AT_ONCE, classify, classify_message, clean_message, is_temporary
+from pipeline.acquire.reasons import (
+    REASONS,
+    RETRIED_AT_ONCE,
+    classify,
+    classify_message,
+    clean_message,
+    explained,
+    is_temporary,
+)
 
 # as yt-dlp gives them; ids shortened
 MESSAGES = [
@@ -175,6 +183,41 @@ MESSAGES = [
         "ERROR: [youtube] x: Unable to download webpage: The read operation timed out (caused by TransportError)",
     ),
     ("timeout", "ERROR: unable to download video data: HTTP Error 504: Gateway Timeout"),
+    ("network", "ERROR: fragment 7 not found, unable to continue"),
+    ("network", "ERROR: [download] Got error: HTTP Error 404: Not Found. Giving up after 0 retries"),
+    ("network", "ERROR: [youtube] x: Unable to download API page: EOF occurred in violation of protocol (_ssl.c:1006)"),
+    ("network", "ERROR: The downloaded file is empty"),
+    (
+        "auth_failed",
+        "ERROR: ('Unable to connect to proxy', OSError('Tunnel connection failed: 407 Proxy Authentication",
+    ),
+    (
+        "auth_failed",
+        "ERROR: [youtube] x: Please sign in. Use --cookies-from-browser or --cookies for the authentication.",
+    ),
+    ("corrupt", "ERROR: Postprocessing: Error opening input files: Invalid data found when processing input"),
+    (
+        "no_formats",
+        "ERROR: [youtube] x: Video unavailable. Playback on other websites has been disabled by the video owner",
+    ),
+    (
+        "no_formats",
+        "ERROR: [youtube] x: This video contains content from Vevo, who has blocked it from display on this website or "
+        "application.",
+    ),
+    (
+        "forbidden",
+        "ERROR: [youtube] x: Video unavailable. This video is restricted. Please check the Google Workspace "
+        "administrator and/or the network administrator restrictions.",
+    ),
+    (
+        "age_restricted",
+        "ERROR: [youtube] x: The following content has been identified by the YouTube community as inappropriate or "
+        "offensive to some audiences.",
+    ),
+    ("live", "ERROR: [youtube] x: Offline."),
+    ("live", "ERROR: [vimeo:event] x: This live event is scheduled for 2026-12-01 10:00"),
+    ("removed", "ERROR: [youtube] aDRMbSSL_cc: Video unavailable"),
     ("disk_full", "ERROR: unable to write data: [Errno 28] No space left on device"),
     ("too_large", "[download] File is larger than max-filesize (100 bytes > 10 bytes). Aborting."),
     ("unknown", "ERROR: [youtube] x: Something that nobody has seen"),
@@ -194,8 +237,8 @@ def test_real_messages(reason, message):
 def test_there_are_many_and_for_most_reasons():
     assert len(MESSAGES) >= 50
     tested = {reason for reason, _ in MESSAGES}
-    # a check of the file itself, a limit of the settings
-    assert set(REASONS) - tested == {"corrupt", "too_long"}
+    # a limit of the settings
+    assert set(REASONS) - tested == {"too_long"}
 
 
 def test_messages_are_kept_but_for_advice_and_colours():
@@ -220,6 +263,29 @@ def test_exceptions_tell_more_than_their_text():
     assert classify(socket.gaierror(-2, "Name or service not known")).reason == "network"
     assert classify(OSError(errno.EDQUOT, "quota")).reason == "disk_full"
     assert classify(ValueError()).message == "ValueError"
+
+
+SOLVING = "[youtube] x: n challenge solving failed: Some formats may be missing. Ensure you have a supported JavaScript"
+
+
+@pytest.mark.parametrize(
+    ("message", "warnings", "reason"),
+    [
+        (
+            "Failed to extract any player response",
+            ["Unable to download API page: HTTP Error 429: Too Many"],
+            "rate_limited",
+        ),
+        ("No video formats found!", ["[youtube] HTTP Error 403: Forbidden"], "forbidden"),
+        ("Requested format is not available", [SOLVING], "no_formats"),
+        ("Video unavailable", ["Unable to download API page: HTTP Error 429: Too Many"], "removed"),
+        ("No video formats found!", [], "no_formats"),
+    ],
+)
+def test_warnings_explain_an_error_that_does_not_say_why(message, warnings, reason):
+    failure = explained(classify(DownloadError(f"ERROR: [youtube] x: {message}")), warnings)
+    assert failure.reason == reason and is_temporary(reason) is (reason != "removed")
+    assert (clean_message(warnings[0]) in failure.message) is (reason != "removed") if warnings else True
 
 
 def test_what_is_retried_at_once_is_temporary():

@@ -38,6 +38,7 @@ def test_where_a_video_is_looked_for(tmp_path):
         ({"template": "http://h/{id}.mp4"}, "may hold {video_id}"),
         ({"template": "http://h/always.mp4"}, "the same for all videos"),
         ({"sources": ["http://user:secret@h/{video_id}"]}, "a password in a URL is seen by all"),
+        ({"template": "http://secret@h/{video_id}"}, "a password in a URL is seen by all"),
         ({"sources": ["no/such/folder"]}, "there is no folder no/such/folder"),
         ({"template": None}, "nowhere to look"),
         ({"proxy": "http://user:secret@proxy:8080"}, "put the proxy into HTTPS_PROXY"),
@@ -142,11 +143,29 @@ def test_credentials(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="cannot be read"):
         find_credentials(settings)
     assert without_secrets("at http://me:pw@h/x with secret", found) == "at http://***@h/x with ***"
+    assert without_secrets("via http://me:p@w@proxy:80, http://b", None) == "via http://***@proxy:80, http://b"
+    signed = without_secrets("no http://h/a.mp4?x=1&access_token=abc&y=2 here", None)
+    assert signed == "no http://h/a.mp4?x=1&access_token=***&y=2 here"
 
 
-@pytest.mark.parametrize("kind", ["cookies", "cookies as a folder"])
-def test_cookies_that_are_not_there(tmp_path, quick, kind):
-    quick.cookies = str(tmp_path if kind != "cookies" else tmp_path / "none.txt")
+def test_a_proxy_and_its_password(tmp_path, quick, monkeypatch):
+    quick.template, quick.attempts = "http://h.invalid/{video_id}?token=abcdef", 1
+    monkeypatch.setenv("http_proxy", "http://me:p%40ss@127.0.0.1:1")
+    row = fetch(quick, tmp_path / "v")
+    assert row.reason == "network" and "127.0.0.1" in row.message, row.message
+    assert not [secret for secret in ("p%40ss", "p@ss", "abcdef") if secret in row.message]
+
+
+@pytest.mark.parametrize("kind", ["none", "folder", "binary", "json", "browser", "no browser"])
+def test_cookies_that_cannot_be_read(tmp_path, quick, kind, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "json").write_text('[{"name": "a"}]')
+    if "browser" in kind:
+        quick.cookies_from_browser = {"browser": "firefox", "no browser": "netscape"}[kind]
+    else:
+        quick.cookies = str(tmp_path if kind == "folder" else tmp_path / kind)
     with pytest.raises(InputError, match="the cookies cannot be read"):
         Downloader(quick, tmp_path)
 
@@ -180,6 +199,10 @@ TRANSLATED = [{"ext": "json3", "url": "http://h/x?fmt=json3&tlang=en"}]
             ("en", "json3", "recognised"),
         ),
         ({"subtitles": {"enx": TRACKS, "en-US": TRACKS, "en": TRACKS}}, ("en", "json3", "written")),
+        (
+            {"subtitles": {"en-eEY6OE_pPo": TRACKS, "live_chat": [{"ext": "json", "url": "u"}]}},
+            ("en-eEY6OE_pPo", "json3", "written"),
+        ),
     ],
 )
 def test_which_subtitles(information, expected):
