@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import itertools
 import json
 import math
 import statistics
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from published_mft import published_loss, published_outputs
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -32,11 +31,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.config import LossSettings, ModelSettings
 from pipeline.models import MFT
-from pipeline.models.davenet import Davenet
-from pipeline.models.fusion import FusionTransformer
 from pipeline.models.products import Linear, product
 from pipeline.objectives import build_loss
-from pipeline.objectives.combinatorial import TERMS
 from pipeline.training.memory import keep_freed_memory
 
 SIZES = {
@@ -45,123 +41,6 @@ SIZES = {
     "paper": ModelSettings(),
 }
 Batch = Mapping[str, Tensor]
-Modality = tuple[Tensor, Tensor]
-
-
-def published_outputs(model: MFT, batch: Batch) -> dict[str, Tensor]:
-    """The embeddings of a batch, computed the published way with the model's weights."""
-    spectrogram = published_davenet(model.davenet, batch["audio"])
-    frames_per_token = -(-batch["audio_mask"].shape[1] // spectrogram.shape[1])
-    audio_mask = F.max_pool1d(batch["audio_mask"].unsqueeze(0), frames_per_token).squeeze(0)
-    raw = {
-        "text": (batch["text"], batch["text_mask"].clone()),
-        "video": (batch["video"], batch["video_mask"].clone()),
-        "audio": (spectrogram, audio_mask.clone()),
-    }
-    outputs, tokens = {}, {}
-    for name, (values, mask) in raw.items():
-        values = published_projection(model.get_submodule(f"{name}_token_proj"), values)
-        values = model.get_submodule(f"{name}_norm_layer")(values)
-        present = mask.sum(-1) != 0
-        values = values.clone()
-        values[~present, :1] = model.fusion.masking_token.type(values.dtype)
-        mask[~present, :1] = 1
-        tokens[name] = (values, mask)
-        outputs[f"{name}_nonempty_input_mask"] = present
-    if model.settings.positions:
-        tokens = {name: (x + model.get_parameter(f"{name}_pos_embed"), mask) for name, (x, mask) in tokens.items()}
-    for count in (1, 2):
-        for names in itertools.combinations(tokens, count):
-            fused = published_fusion(model.fusion, {name: tokens[name] for name in names})
-            heads = [
-                model.get_submodule(f"{n}_proj" if model.settings.individual_projections else "proj") for n in names
-            ]
-            embeddings = [published_projection(head, x) for head, x in zip(heads, fused, strict=False)]
-            if len(embeddings) == 1:
-                key = names[0] if count == 1 else "".join(name[0] for name in names)
-                outputs[f"{key}_embed"] = embeddings[0]
-            else:
-                outputs["".join(name[0] for name in names) + "_embed"] = sum(map(unit, embeddings)) / 2
-    return outputs
-
-
-def published_fusion(fusion: FusionTransformer, modalities: dict[str, Modality]) -> list[Tensor]:
-    """One pass through the transformer: the mean of each modality's tokens, or the class token's output."""
-    x = torch.cat([values for values, _ in modalities.values()], dim=1)
-    mask = torch.cat([mask for _, mask in modalities.values()], dim=1)
-    if fusion.cls_token is not None:
-        x = torch.cat([fusion.cls_token.expand(len(x), -1, -1), x], dim=1)
-        mask = torch.cat([torch.ones(len(x), 1, device=x.device), mask], dim=1)
-    for block in fusion.blocks:
-        x = x + published_attention(block.attn, block.norm1(x), mask)
-        x = x + block.mlp.fc2(F.gelu(block.mlp.fc1(block.norm2(x))))
-    if fusion.cls_token is not None:
-        return [x[:, 0]]
-    means, offset = [], 0
-    for values, own_mask in modalities.values():
-        own = x[:, offset : offset + values.shape[1]]
-        weights = own_mask.unsqueeze(2).expand_as(own)
-        means.append((own * weights).sum(1) / weights.sum(1))
-        offset += values.shape[1]
-    return means
-
-
-def published_attention(attention: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
-    """Attention written out, masked keys at minus infinity."""
-    batch, count, dim = x.shape
-    qkv = attention.qkv(x).reshape(batch, count, 3, attention.heads, dim // attention.heads).permute(2, 0, 3, 1, 4)
-    queries, keys, values = qkv[0], qkv[1], qkv[2]
-    scores = (queries @ keys.transpose(-2, -1)) * (dim // attention.heads) ** -0.5
-    scores = scores.masked_fill((mask == 0).view(batch, 1, 1, count).expand_as(scores), -float("inf"))
-    mixed = scores.softmax(dim=-1) @ values
-    return attention.proj(mixed.transpose(1, 2).reshape(batch, count, dim))
-
-
-def published_projection(head: nn.Module, x: Tensor) -> Tensor:
-    """A gated unit that concatenates its values and gates along the second axis and splits them again."""
-    if not hasattr(head, "cg"):
-        return head(x)
-    x = head.fc(x)
-    return F.glu(torch.cat([x, head.cg.fc(x)], dim=1), dim=1)
-
-
-def published_davenet(net: Davenet, spectrogram: Tensor) -> Tensor:
-    """The audio network as a convolution over images of height 40, then 1; tokens ``[batch, time, dim]``."""
-
-    def norm(x: Tensor, layer: nn.BatchNorm1d) -> Tensor:
-        statistics = layer.running_mean, layer.running_var
-        return F.batch_norm(x, *statistics, layer.weight, layer.bias, layer.training, layer.momentum, layer.eps)
-
-    def convolve(x: Tensor, layer: nn.Module) -> Tensor:
-        return F.conv2d(x, layer.weight, stride=layer.stride, padding=(0, layer.padding))
-
-    x = F.relu(norm(convolve(spectrogram.unsqueeze(1), net.conv1), net.bn1))
-    for stage in range(1, net.stages + 1):
-        for block in net.get_submodule(f"layer{stage}"):
-            shortcut = x if block.downsample is None else norm(convolve(x, block.downsample[0]), block.downsample[1])
-            out = F.relu(norm(convolve(x, block.conv1), block.bn1))
-            x = F.relu(norm(convolve(out, block.conv2), block.bn2) + shortcut)
-    return x.squeeze(2).permute(0, 2, 1)
-
-
-def published_loss(outputs: Mapping[str, Tensor], weights: Mapping[str, float], temperature: float) -> Tensor:
-    """Term by term over the samples that have the modalities, each read back to the host for the log."""
-    total, weight_sum = torch.zeros((), device=outputs["text_embed"].device), 0.0
-    for name, (first, second, needs) in TERMS.items():
-        present = torch.stack([outputs[f"{needed}_nonempty_input_mask"] for needed in needs]).all(dim=0)
-        similarity = unit(outputs[f"{first}_embed"][present]) @ unit(outputs[f"{second}_embed"][present]).T
-        rows = F.log_softmax(similarity / temperature, dim=1).diag()
-        columns = F.log_softmax(similarity.T / temperature, dim=1).diag()
-        term = -rows.sum() / len(rows) - columns.sum() / len(columns)
-        term.item()
-        total = total + weights[name] * term
-        weight_sum += weights[name]
-    return total / weight_sum
-
-
-def unit(x: Tensor) -> Tensor:
-    norms = x.norm(dim=1)[:, None]
-    return x / torch.max(norms, 1e-8 * torch.ones_like(norms))
 
 
 def make_batch(settings: ModelSettings, clips: int, device: str) -> dict[str, Tensor]:

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from published_mft import published_davenet, published_projection
 from rich.console import Console
 from rich.table import Table
-from step import now, published_davenet, published_projection, torch_layers
+from step import now, torch_layers
 from torch import Tensor
 
 from pipeline.config import LossSettings, ModelSettings

@@ -164,9 +164,9 @@ class ModelSettings:
     """Positions that ``positions`` knows; likewise ``max_text_tokens``."""
     max_text_tokens: int | None = None
     class_token: bool = False
-    """Whether an embedding is a class token's output; needs shared projections."""
+    """Whether an embedding is a class token's output; pairs of modalities then need shared projections."""
     positions: bool = False
-    """Whether tokens carry learned positions."""
+    """Whether tokens carry learned positions; ``per_modality`` has them too, but as published adds them to nothing."""
     individual_projections: bool = True
     """Whether each modality has a final projection of its own."""
     per_modality: bool = False

@@ -130,10 +130,19 @@ class Davenet(nn.Module):
             x = self.get_submodule(f"layer{stage}")(x)
         return x.transpose(1, 2)
 
+    def frames_per_token(self, frames: int) -> int:
+        """How many frames of a spectrogram count as one token's where tokens are told from padding.
+
+        The stride; but where a length that it does not divide falls into equal parts, as many tokens as the network
+        gives, MFT's program counts those parts.
+        """
+        tokens = -(-frames // self.stride)
+        return self.stride if frames % tokens else frames // tokens
+
     def token_mask(self, frame_mask: Tensor) -> Tensor:
         """Which tokens hold a real frame: bool ``[batch, frames]`` → bool ``[batch, ceil(frames / stride)]``."""
         frames = frame_mask.float().unsqueeze(1)
-        return F.max_pool1d(frames, self.stride, ceil_mode=True).squeeze(1) > 0
+        return F.max_pool1d(frames, self.frames_per_token(frames.shape[2]), ceil_mode=True).squeeze(1) > 0
 
 
 def _channels_last(x: Tensor) -> bool:

@@ -95,7 +95,7 @@ class MFT(nn.Module):
         projected = self.get_submodule(f"{name}_token_proj")(rows.pick(values))
         values = rows.put(self.get_submodule(f"{name}_norm_layer")(projected))
         tokens, present = with_masking_token(values, mask, self.fusion.masking_token)
-        if self.settings.positions:
+        if self.settings.positions and not self.settings.per_modality:
             positions = self.get_parameter(f"{name}_pos_embed")
             count = tokens.values.shape[1]
             if count > positions.shape[1]:
@@ -107,11 +107,12 @@ class MFT(nn.Module):
         return tokens, present
 
     def _audio_tokens(self, spectrogram: Tensor, mask: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        per_token = self.davenet.frames_per_token(spectrogram.shape[2])
         values, mask = self.davenet(spectrogram), self.davenet.token_mask(mask)
         limit = self.settings.max_audio_tokens
         if limit is None:
             return values, mask
-        return pool_tokens(values, mask, (frames / self.davenet.stride).long(), limit, self.settings.audio_pooling)
+        return pool_tokens(values, mask, (frames / per_token).long(), limit, self.settings.audio_pooling)
 
     def _fuse(self, tokens: Mapping[str, Tokens]) -> dict[tuple[Combination, str], Tensor]:
         singles: list[Combination] = [(name,) for name in tokens]
@@ -126,12 +127,17 @@ class MFT(nn.Module):
 
     def _project(self, fused: dict[tuple[Combination, str], Tensor]) -> dict[tuple[Combination, str], Tensor]:
         """Projects each modality's embeddings, those of all combinations at once."""
+        own: dict[str, list[tuple[Combination, str]]] = {}
+        for combination, part in fused:
+            name = "proj"
+            if self.settings.individual_projections:
+                # then no pair has a class token: it is its one modality's
+                name = f"{combination[0] if part == CLASS else part}_proj"
+            own.setdefault(name, []).append((combination, part))
         projected: dict[tuple[Combination, str], Tensor] = {}
-        for name in (*self.modalities, CLASS):
-            own = [key for key in fused if key[1] == name]
-            if own:
-                head = self.get_submodule(f"{name}_proj" if self.settings.individual_projections else "proj")
-                projected |= zip(own, head(torch.stack([fused[key] for key in own])).unbind(0), strict=True)
+        for name, keys in own.items():
+            together = torch.stack([fused[key] for key in keys])
+            projected |= zip(keys, self.get_submodule(name)(together).unbind(0), strict=True)
         return {key: projected[key] for key in fused}
 
     def _most_tokens(self) -> dict[str, int]:
@@ -153,6 +159,9 @@ class MFT(nn.Module):
             unused += [self.get_submodule(name) for name in ("davenet", "audio_token_proj", "audio_norm_layer", *heads)]
         if self.settings.per_modality:
             unused += [self.fusion_video.masking_token, self.fusion_audio.masking_token]
+        if self.settings.positions:
+            names = MODALITIES if self.settings.per_modality else set(MODALITIES) - set(self.modalities)
+            unused += [self.get_parameter(f"{name}_pos_embed") for name in names]
         for parameter in unused:
             parameter.requires_grad_(False)
 
@@ -164,7 +173,8 @@ def _transformer(settings: ModelSettings) -> FusionTransformer:
 
 
 def _check(settings: ModelSettings) -> None:
-    if settings.class_token and settings.individual_projections:
+    pairs = not (settings.per_modality or settings.text_video_only)
+    if settings.class_token and settings.individual_projections and pairs:
         raise InputError(
             "model.class_token gives one vector for a pair, which no single modality's projection fits: "
             "set model.individual_projections false"

@@ -81,6 +81,9 @@ def _settings(
     if "fusion.masking_token" in weights:
         read = _mft_settings(weights)
         told = settings_of_arch(arch, read["davenet"]) | from_program(keywords, read["davenet"])
+        if read["class_token"] and read["projection"] == "none" and not read["per_modality"]:
+            # a projection without weights is anyone's, and class tokens of pairs ask for a shared one
+            told.setdefault("individual_projections", False)
     elif "DAVEnet.conv1.weight" in weights:
         read, told = _mcn_settings(weights, keywords.get("name")), {}
     else:

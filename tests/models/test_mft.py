@@ -117,7 +117,16 @@ def test_any_number_of_frames(frames):
         {"text_video_only": True},
         {"per_modality": True},
         {"class_token": True, "individual_projections": False},
+        {"per_modality": True, "class_token": True},
         {"positions": True, "max_video_tokens": 4, "max_text_tokens": 7, "max_audio_tokens": 6},
+        {"positions": True, "max_video_tokens": 4, "max_text_tokens": 7, "max_audio_tokens": 6, "per_modality": True},
+        {
+            "positions": True,
+            "max_video_tokens": 4,
+            "max_text_tokens": 7,
+            "max_audio_tokens": 6,
+            "text_video_only": True,
+        },
     ],
 )
 def test_every_parameter_that_is_to_be_trained_has_a_gradient(options):

@@ -4,6 +4,7 @@ import argparse
 import gc
 import os
 import pathlib
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -29,8 +30,13 @@ FORMS = {
     "pooled audio": {"max_audio_tokens": 2, "audio_pooling": "avg_pool"},
     "one transformer per modality": {"per_modality": True},
     "text and video only": {"text_video_only": True},
+    "class tokens of transformers per modality": {"per_modality": True, "class_token": True},
+    "class tokens of text and video only": {"text_video_only": True, "class_token": True},
+    "class token, no final projection": {
+        "class_token": True, "individual_projections": False, "projection": "none", "projection_dim": 8,
+    },
     "no pairs in training": {"cross_modal": False},
-}
+}  # fmt: skip
 MCN_SIZES = {"video_dim": 6, "embed_dim": 8, "davenet": "small", "davenet_width": 2}
 MCN_FORMS = {
     "mcn": {"name": "mcn", "reconstruction_dim": 3, "text_dim": 5},
@@ -67,6 +73,44 @@ def test_every_form_of_mcn_comes_back_from_its_plain_state_dict(form, tmp_path):
     loaded = load_published(tmp_path / "e15.pth")
     assert isinstance(loaded, MCN)
     assert loaded.settings == settings
+    assert _equal(loaded.state_dict(), model.state_dict())
+
+
+@pytest.mark.parametrize("config", ["beside", "inside"])
+def test_a_checkpoint_as_the_program_writes_it(tmp_path, config):
+    """Trained by several GPUs: names with a prefix, Adam's state, the whole of the program's settings."""
+    model = build_model(ModelSettings(**TINY, audio_pooling="max_pool", max_audio_tokens=6))
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad])
+    sum(p.sum() for p in model.parameters() if p.requires_grad).backward()
+    optimizer.step()
+    fusion = {"embed_dim": 8, "use_cls_token": False, "depth": 1, "num_heads": 2, "mlp_ratio": 1}
+    arch = {
+        "video_embed_dim": 6, "text_embed_dim": 5, "audio_max_num_STFT_frames": 96, "davenet_v2": False,
+        "strategy_audio_pooling": "max_pool", "token_projection": "gated", "use_positional_emb": False,
+        "individual_projections": True, "projection_dim": 7, "projection": "gated",
+        "fusion_params": OrderedDict(fusion),
+    }  # fmt: skip
+    settings = {
+        "n_gpu": 4,
+        "arch": OrderedDict(type="EverythingAtOnceModel", args=OrderedDict(arch)),
+        "optimizer": OrderedDict(type="Adam", args=OrderedDict(lr=5e-5)),
+        "metrics": ["t2v_metrics"],
+        "trainer": OrderedDict(epochs=15, save_dir="./output"),
+        "name": "everything_at_once_tva",
+    }
+    content = {
+        "arch": "DataParallel", "epoch": 15, "step": 80000, "optimizer": optimizer.state_dict(), "monitor_best": 0,
+        "state_dict": OrderedDict((f"module.{name}", value) for name, value in model.state_dict().items()),
+        "config": OrderedDict(settings) if config == "inside" else None,
+    }  # fmt: skip
+    torch.save(content, tmp_path / "latest_model.pth")
+    if config == "beside":
+        plain = {**settings, "arch": {"type": "EverythingAtOnceModel", "args": {**arch, "fusion_params": fusion}}}
+        plain |= {name: dict(settings[name]) for name in ("optimizer", "trainer")}
+        plain["optimizer"]["args"] = {"lr": 5e-5}
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain))
+    loaded = load_published(tmp_path / "latest_model.pth")
+    assert loaded.settings == model.settings
     assert _equal(loaded.state_dict(), model.state_dict())
 
 
