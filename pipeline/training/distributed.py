@@ -8,6 +8,7 @@ and gradients are those of one process on the same global batch.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,25 +47,22 @@ class Ranks:
             return dict(outputs)
         return {name: _gather(value) if isinstance(value, Tensor) else value for name, value in outputs.items()}
 
-    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Sums gradients over the ranks; a parameter without one on every rank keeps none, as in one process."""
+    @contextmanager
+    def summing_gradients(self, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+        """Around a backward pass: gradients are then sums over the ranks.
+
+        They set out while the pass still goes on. A parameter without a gradient on every rank keeps none, as in one
+        process.
+        """
         if self.world_size == 1:
+            yield
             return
-        trained = [parameter for parameter in parameters if parameter.requires_grad]
-        used = torch.tensor([parameter.grad is not None for parameter in trained], dtype=torch.int32)
-        used = used.to(self.device)
-        dist.all_reduce(used, dist.ReduceOp.MAX)
-        gradients: list[Tensor] = []
-        for parameter, is_used in zip(trained, used.tolist(), strict=True):
-            if is_used and parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            if parameter.grad is not None:
-                gradients.append(parameter.grad)
-        for bucket in _buckets(gradients):
-            flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-            dist.all_reduce(flat)
-            for gradient, summed in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
-                gradient.copy_(summed.view_as(gradient))
+        sums = _GradientSums([parameter for parameter in parameters if parameter.requires_grad])
+        try:
+            yield
+        finally:
+            sums.stop_listening()
+        sums.finish()
 
     def broadcast(self, module: nn.Module) -> None:
         """Gives every rank the main rank's parameters and buffers."""
@@ -141,14 +139,68 @@ def _gather_values(own: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
-    bucket: list[Tensor] = []
+class _GradientSums:
+    """Sends gradients off in buckets, each once the backward pass has made all that is in it.
+
+    The buckets go in the same order on all ranks, the last layers' first, since these have their gradients first.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        self.parameters = parameters
+        self.waiting = deque(_buckets(parameters[::-1]))
+        self.ready: set[int] = set()
+        self.used: set[int] = set()
+        self.running: list[tuple[list[nn.Parameter], Tensor, dist.Work]] = []
+        self.hooks = [parameter.register_post_accumulate_grad_hook(self._arrived) for parameter in parameters]
+
+    def stop_listening(self) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+    def finish(self) -> None:
+        """Sends what is left, waits, and puts the sums into their places."""
+        while self.waiting:
+            self._send(self.waiting.popleft())
+        unused = self._unused_by_all()
+        for bucket, flat, work in self.running:
+            work.wait()
+            for parameter, total in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
+                parameter.grad = None if id(parameter) in unused else total.view_as(parameter)
+
+    def _unused_by_all(self) -> set[int]:
+        used = torch.ones(len(self.parameters), dtype=torch.int32, device=self.parameters[0].device)
+        missing = [place for place, parameter in enumerate(self.parameters) if id(parameter) not in self.used]
+        for place in missing:
+            used[place] = 0
+        dist.all_reduce(used, dist.ReduceOp.MAX)
+        if not missing:  # then it need not look, and a GPU's host not wait
+            return set()
+        return {id(parameter) for parameter, count in zip(self.parameters, used.tolist(), strict=True) if not count}
+
+    def _arrived(self, parameter: Tensor) -> None:
+        self.ready.add(id(parameter))
+        while self.waiting and all(id(other) in self.ready for other in self.waiting[0]):
+            self._send(self.waiting.popleft())
+
+    def _send(self, bucket: list[nn.Parameter]) -> None:
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        self.used.update(id(p) for p in bucket if p.grad is not None)
+        for parameter in bucket:
+            parameter.grad = None  # its memory is free while the sums are under way
+        work = dist.all_reduce(flat, async_op=True)
+        assert work is not None
+        self.running.append((bucket, flat, work))
+
+
+def _buckets(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    bucket: list[nn.Parameter] = []
     size = 0
-    for gradient in gradients:
-        if bucket and size + gradient.nbytes > _BUCKET_BYTES:
+    for parameter in parameters:
+        if bucket and size + parameter.nbytes > _BUCKET_BYTES:
             yield bucket
             bucket, size = [], 0
-        bucket.append(gradient)
-        size += gradient.nbytes
+        bucket.append(parameter)
+        size += parameter.nbytes
     if bucket:
         yield bucket

@@ -83,8 +83,8 @@ def train(
     settings, ranks = recipe.train, ranks or Ranks()
     torch.manual_seed(settings.seed + ranks.rank)
     ranks.broadcast(model)
-    if settings.batch_norm == "synchronized" and ranks.world_size > 1:
-        synchronize_batch_norm(model)
+    if settings.batch_norm == "synchronized":
+        synchronize_batch_norm(model)  # alone too: torch's own layer rounds otherwise
     model.train(not settings.eval_mode)
     optimizer = build_optimizer(settings, model)
     scaler = torch.amp.GradScaler(ranks.device.type, enabled=settings.precision == "float16")

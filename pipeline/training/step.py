@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -44,12 +45,10 @@ def loss_and_gradients(
         (total if scaler is None else scaler.scale(total)).backward()
         return total.detach(), {name: term.detach() for name, term in terms.items()}
 
-    if parts == 1:
-        result = loss_of(embed(model, batch, precision))
-    else:
-        result = _in_parts(model, batch, loss_of, precision, parts)
-    ranks.sum_gradients(model.parameters())
-    return result
+    if parts > 1:
+        return _in_parts(model, batch, loss_of, precision, parts, ranks)
+    with ranks.summing_gradients(model.parameters()):
+        return loss_of(embed(model, batch, precision))
 
 
 def _in_parts(
@@ -58,6 +57,7 @@ def _in_parts(
     loss_of: Callable[[Mapping[str, Any]], tuple[Tensor, dict[str, Tensor]]],
     precision: Precision,
     parts: int,
+    ranks: Ranks,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of the whole batch with the memory of a part of it.
 
@@ -87,7 +87,8 @@ def _in_parts(
         set_random_state(state, device)
         output = embed(model, piece, precision)
         reached = [name for name in gradients if output[name].requires_grad]
-        torch.autograd.backward([output[name] for name in reached], [gradients[name][number] for name in reached])
+        with ranks.summing_gradients(model.parameters()) if number == parts - 1 else nullcontext():
+            torch.autograd.backward([output[name] for name in reached], [gradients[name][number] for name in reached])
     return result
 
 
