@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import IO
 
 from pipeline.acquire.reasons import Failure
 from pipeline.media.errors import MediaError
@@ -18,6 +19,9 @@ TIMEOUT = 120.0
 """Seconds for decoding the two ends."""
 FAR = 30.0
 """Seconds of both ends that are decoded where one second does not tell."""
+FAR_BYTES = 16_000_000
+TS_PACKET, TS_SYNC = 188, b"G"
+"""Bytes of a packet of MPEG-TS, and the first of them."""
 SLACK = 0.5
 """Seconds by which both tracks may end before the file does."""
 _TIME_BASE = re.compile(r"#tb (\d+): (\d+)/(\d+)")
@@ -41,6 +45,8 @@ def check_video(path: Path, expected_bytes: int | None = None) -> Failure | None
         head = file.read(512).lstrip().lower()
     if head.startswith(_PAGE_STARTS):
         return Failure("unsupported", "the server sent a web page or a message in place of the video")
+    if not _ends_in_its_packets(path, size):
+        return Failure("corrupt", "its last bytes are no packet of its stream")
     return _decode_both_ends(path)
 
 
@@ -68,27 +74,43 @@ def _reaches_its_end(path: Path) -> bool:
         duration = probe(path).duration
     except MediaError:
         return False
-    if duration is None:
-        return False
-    tail = min(duration, FAR)
     packets = ["-map", "1:v:0", "-map", "1:a:0?", "-c:v:2", "copy", "-copyinkf:v:2", "-c:a", "copy"]
-    times, _ = _decode(path, [*_ends(path, FAR, tail if tail < duration else None), *packets])
-    begun = times[0] and times[1] and times[2]
-    return bool(begun) and max(times[2] + times[3]) > tail - SLACK and max(times[1]) > max(times[2]) - 1
+    if duration is None:
+        # such as a stream for broadcast, which begins anew with every packet: its last bytes stand for themselves
+        with path.open("rb") as file:
+            file.seek(max(path.stat().st_size - FAR_BYTES, 0))
+            times, _ = _decode(path, [*_ends(path, FAR, None, "pipe:0"), *packets], file)
+            whole = True
+    else:
+        tail = min(duration, FAR)
+        times, _ = _decode(path, [*_ends(path, FAR, tail if tail < duration else None), *packets])
+        whole = max([*times[2], *times[3], 0.0]) > tail - SLACK
+    return bool(whole and times[0] and times[1] and times[2]) and max(times[1]) > max(times[2]) - 1
 
 
-def _ends(path: Path, head: float, tail: float | None) -> list[str]:
-    """FFmpeg's arguments for the first and the last seconds of the pictures; None: all of them."""
+def _ends_in_its_packets(path: Path, size: int) -> bool:
+    """Whether the last whole packet of a stream begins as all do; FFmpeg would not miss what is no packet."""
+    if container_of(path) != "ts":
+        return True
+    with path.open("rb") as file:
+        file.seek((size // TS_PACKET - 1) * TS_PACKET)
+        return file.read(1) == TS_SYNC
+
+
+def _ends(path: Path, head: float, tail: float | None, rest: str | None = None) -> list[str]:
+    """FFmpeg's arguments for the first and the last seconds of the pictures; None: all of them, or of the ``rest``."""
     source = f"file:{path}"
     late = [] if tail is None else ["-sseof", f"-{tail}"]
-    return ["-t", f"{head}", "-i", source, *late, "-i", source, "-map", "0:v:0", "-map", "1:v:0"]
+    return ["-t", f"{head}", "-i", source, *late, "-i", rest or source, "-map", "0:v:0", "-map", "1:v:0"]
 
 
-def _decode(path: Path, arguments: Sequence[str]) -> tuple[defaultdict[int, list[float]], str]:
+def _decode(
+    path: Path, arguments: Sequence[str], rest: IO[bytes] | int = subprocess.DEVNULL
+) -> tuple[defaultdict[int, list[float]], str]:
     """Seconds up to which each picture or packet of each output lasts, and FFmpeg's complaints."""
     # one line per decoded picture tells more than the exit code: FFmpeg calls a cut file's lack of an end no error
     command = [ffmpeg_binary(), "-v", "error", "-nostdin", "-threads", "1", *arguments, "-f", "framecrc", "pipe:1"]
-    run = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=TIMEOUT)
+    run = subprocess.run(command, capture_output=True, stdin=rest, timeout=TIMEOUT)
     units: dict[int, Fraction] = {}
     times: defaultdict[int, list[float]] = defaultdict(list)
     for line in run.stdout.decode("ascii", "replace").splitlines():
@@ -117,6 +139,6 @@ def container_of(path: Path) -> str:
         return "webm" if b"webm" in head else "mkv"
     if head.startswith(b"RIFF"):
         return "avi"
-    if head[:1] == head[188:189] == b"G":
+    if head[:1] == head[TS_PACKET : TS_PACKET + 1] == TS_SYNC:
         return "ts"
     return "flv" if head.startswith(b"FLV") else "mp4"

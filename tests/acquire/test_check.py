@@ -24,6 +24,9 @@ def make(tmp_path):
 def test_a_stream_without_an_index_has_its_key_pictures_far_apart(make):
     path = make("a.ts", *PICTURES, *SOUND, "-t", "6", "-c:v", "libx264", "-preset", "ultrafast", "-g", "30")
     assert check_video(path) is None and container_of(path) == "ts"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:200_000] + bytes(255 - byte for byte in whole[200_000:]))
+    assert check_video(path).reason == "corrupt"
     program = make("a.mpg", *PICTURES[:-1], "testsrc2=size=64x48:rate=25", "-t", "6", "-c:v", "mpeg1video", "-g", "100")
     assert check_video(program) is None
 
