@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.errors import InputError
 
@@ -19,8 +21,8 @@ def read_vectors(path: Path, wanted: Set[str], common: int = 0) -> tuple[list[st
     """The wanted words that a file has, in its order, and their vectors, float32 ``[words, dim]``.
 
     Args:
-        path: word2vec's text format (``.txt``, ``.vec``), gensim's (``.kv``), else word2vec's binary one; any but
-            gensim's may be gzipped.
+        path: word2vec's text format (``.txt``, ``.vec``), gensim's (``.kv``), the ``words.parquet`` of other shards,
+            else word2vec's binary one; word2vec's may be gzipped.
         wanted: words to keep.
         common: so many of the file's first words are kept as well; published files begin with the most frequent.
 
@@ -31,6 +33,10 @@ def read_vectors(path: Path, wanted: Set[str], common: int = 0) -> tuple[list[st
         raise InputError(f"{path}: there are no word vectors here")
     if path.suffix == ".kv":
         return _from_gensim(path, wanted, common)
+    if path.suffix == ".parquet":
+        stored, vectors = read_stored(path)
+        kept = [number for number, word in enumerate(stored) if number < common or word in wanted]
+        return [stored[number] for number in kept], vectors[kept]
     found: dict[str, np.ndarray] = {}
     dim = 0
     try:
@@ -44,6 +50,22 @@ def read_vectors(path: Path, wanted: Set[str], common: int = 0) -> tuple[list[st
     except (ValueError, EOFError, OSError) as error:
         raise InputError(f"{path}: not word vectors in word2vec's format ({error})") from None
     return list(found), np.stack(list(found.values())) if found else np.empty((0, dim), np.float32)
+
+
+def read_stored(path: str | Path) -> tuple[list[str], np.ndarray]:
+    """The words and vectors float32 ``[words, dim]`` of a ``words.parquet``.
+
+    Raises:
+        InputError: the file is not there, or none of word vectors.
+    """
+    try:
+        table = pq.read_table(path, columns=["word", "vector"])
+    except FileNotFoundError:
+        raise InputError(f"{path}: there are no word vectors here; `python -m pipeline.extract` makes them") from None
+    except (pa.ArrowInvalid, OSError, KeyError) as error:
+        raise InputError(f"{path}: not a file of word vectors ({' '.join(str(error).split())})") from None
+    column = table["vector"].combine_chunks()
+    return table["word"].to_pylist(), column.flatten().to_numpy().reshape(-1, column.type.list_size)
 
 
 def collection_file(name: str) -> Path:

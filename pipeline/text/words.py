@@ -14,8 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import InputError
-from pipeline.text.vector_files import collection_file, read_vectors
+from pipeline.text.vector_files import collection_file, read_stored, read_vectors
 
 _EPOCHS = 30
 """Rounds over the captions when vectors are trained: corpora that need it are small."""
@@ -67,17 +66,7 @@ class WordVectors:
     @classmethod
     def load(cls, path: str | Path) -> WordVectors:
         """Reads what :meth:`save` wrote; raises :class:`InputError`."""
-        try:
-            table = pq.read_table(path, columns=["word", "vector"])
-        except FileNotFoundError:
-            raise InputError(
-                f"{path}: there are no word vectors here; `python -m pipeline.extract` makes them"
-            ) from None
-        except (pa.ArrowInvalid, OSError, KeyError) as error:
-            raise InputError(f"{path}: not a file of word vectors ({' '.join(str(error).split())})") from None
-        column = table["vector"].combine_chunks()
-        dim = column.type.list_size
-        return cls(table["word"].to_pylist(), column.flatten().to_numpy().reshape(-1, dim))
+        return cls(*read_stored(path))
 
 
 def write_words(table: pa.Table, path: str | Path) -> None:
@@ -95,7 +84,8 @@ def build_word_vectors(
 
     Args:
         source: ``corpus``: word2vec (skip-gram) trained on the captions; a file (``.bin``, ``.txt``, ``.vec``, each
-            also with ``.gz``; ``.kv``); else a name in gensim's collection, such as ``word2vec-google-news-300``.
+            also with ``.gz``; ``.kv``; ``words.parquet`` of other shards); else a name in gensim's collection, such as
+            ``word2vec-google-news-300``.
         captions: all narration of the dataset.
         dim: width of vectors that are trained; a file has its own.
         seed: of the training.
@@ -110,7 +100,13 @@ def build_word_vectors(
     """
     if source == "corpus":
         return _train([tokenize(caption) for caption in captions], dim, seed)
-    is_file = Path(source).is_file() or Path(source.removesuffix(".gz")).suffix in (".bin", ".txt", ".vec", ".kv")
+    is_file = Path(source).is_file() or Path(source.removesuffix(".gz")).suffix in (
+        ".bin",
+        ".txt",
+        ".vec",
+        ".kv",
+        ".parquet",
+    )
     path = Path(source) if is_file else collection_file(source)
     return WordVectors(*read_vectors(path, {word for caption in captions for word in tokenize(caption)}, common))
 

@@ -99,7 +99,14 @@ def words_for(texts: Sequence[str], shards: Path, source: str) -> Vocabulary:
         words = build_vocabulary(source, texts)
     for text in texts:
         if not len(words.ids(text)):
-            raise InputError(f"no word of {text!r} has a vector in {source}: a text without words cannot be compared")
+            hint = ""
+            if source == "corpus":
+                hint = (
+                    "; name the words of the shards that it was trained on: --extract.words shards/<name>/words.parquet"
+                )
+            raise InputError(
+                f"no word of {text!r} has a vector in {source}: a text without words cannot be compared{hint}"
+            )
     return words
 
 

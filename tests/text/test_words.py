@@ -69,7 +69,9 @@ def write_binary(path: Path, entries: dict[str, np.ndarray]) -> None:
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
 
 
-@pytest.mark.parametrize("name", ["vectors.bin", "GoogleNews.bin.gz", "vectors.txt", "glove.txt.gz", "vectors.kv"])
+@pytest.mark.parametrize(
+    "name", ["vectors.bin", "GoogleNews.bin.gz", "vectors.txt", "glove.txt.gz", "vectors.kv", "words.parquet"]
+)
 def test_published_files_give_the_words_that_are_used(tmp_path: Path, name: str) -> None:
     random = np.random.RandomState(1)
     # 600 kB: several reads, so that a row crosses the border between two of them
@@ -82,6 +84,8 @@ def test_published_files_give_the_words_that_are_used(tmp_path: Path, name: str)
         stored = KeyedVectors(vector_size=5)
         stored.add_vectors(list(entries), np.stack(list(entries.values())))
         stored.save(str(path))
+    elif name.endswith(".parquet"):
+        WordVectors(list(entries), np.stack(list(entries.values()))).save(path)
     elif ".bin" in name:
         write_binary(path, entries)
     else:
