@@ -125,9 +125,15 @@ def _show(result: dict[str, Any]) -> None:
         table.add_column(column, justify="left" if not column else "right")
     for figures in list(result["tasks"].values())[:_ROWS]:
         table.add_row(figures["title"], str(figures["videos"]), *_cells(figures))
+    if len(result["tasks"]) > _ROWS:
+        table.add_row(_more(result))
     for group, figures in result["groups"].items():
         table.add_row(f"mean: {group}", "", *_cells(figures), style="bold")
     console.print(table)
+
+
+def _more(result: dict[str, Any]) -> str:
+    return f"... and {len(result['tasks']) - _ROWS:,} more in localization.json"
 
 
 def _cells(figures: dict[str, Any]) -> list[str]:
@@ -140,6 +146,7 @@ def _page(result: dict[str, Any], scored: Sequence[tuple[VideoSteps, Task]], rec
     header = ["task", "videos", "recall", "mean recall of videos", "recall by second", "mAP"]
     shown = list(result["tasks"].values())[:_ROWS]
     rows = [[figures["title"], figures["videos"], *_cells(figures)] for figures in shown]
+    rows += [[_more(result), *[""] * 5]] if len(result["tasks"]) > _ROWS else []
     rows += [[f"mean: {group}", "", *_cells(figures)] for group, figures in result["groups"].items()]
     pictures = "".join(_picture(video, task) for video, task in scored[:_PICTURES])
     note = (
@@ -162,7 +169,7 @@ def _page(result: dict[str, Any], scored: Sequence[tuple[VideoSteps, Task]], rec
 
 def _picture(video: VideoSteps, task: Task) -> str:
     """One video as SVG: steps from top to bottom, seconds from left to right."""
-    from pipeline.benchmarks.alignment import align_steps
+    from pipeline.benchmarks.alignment import align_steps, step_counts
     from pipeline.pages.images import colour_map, data_uri
 
     seconds, steps = video.scores.shape
@@ -170,7 +177,7 @@ def _picture(video: VideoSteps, task: Task) -> str:
         return ""
     low, high = float(video.scores.min()), float(video.scores.max())
     shade = data_uri(colour_map((video.scores.T - low) / max(high - low, 1e-9)))
-    width, row, left = 720, 18, 190
+    width, row, left, axis = 720, 18, 230, 18
     scale = width / seconds
     chosen = align_steps(video.scores)
     parts = [
@@ -179,7 +186,10 @@ def _picture(video: VideoSteps, task: Task) -> str:
     ]
     for step, name in enumerate(task.steps):
         top = step * row
-        parts.append(f'<text x="{left - 6}" y="{top + 13}" text-anchor="end">{escape(_shorten(name))}</text>')
+        parts.append(
+            f'<text x="{left - 6}" y="{top + 13}" text-anchor="end">{escape(_shorten(name))}'
+            f"<title>{escape(name)}</title></text>"
+        )
         for start, end in _runs(video.truth[:, step]):
             parts.append(
                 f'<rect x="{left + start * scale:.1f}" y="{top + 1}" width="{(end - start) * scale:.1f}" '
@@ -190,13 +200,26 @@ def _picture(video: VideoSteps, task: Task) -> str:
                 f'<rect x="{left + start * scale:.1f}" y="{top + 1}" width="{max((end - start) * scale, 2):.1f}" '
                 f'height="{row - 2}" fill="#37b24d"/>'
             )
-    size = f'viewBox="0 0 {left + width} {steps * row}" width="100%" font-size="11" fill="currentColor"'
+    for second in range(0, seconds + 1, _tick(seconds)):
+        parts.append(
+            f'<text x="{left + second * scale:.1f}" y="{steps * row + 13}" text-anchor="middle">{second}</text>'
+        )
+    box = f"0 0 {left + width + 20} {steps * row + axis}"
+    size = f'viewBox="{box}" width="100%" font-size="11" fill="currentColor"'
+    found, annotated = step_counts(chosen, video.truth)
     name = video.video_id if task.title == video.video_id else f"{video.video_id}: {task.title}"
-    title = f"<h3>{escape(name)}, {seconds} s</h3>"
+    title = f"<h3>{escape(name)}, {seconds} s, {found} of {annotated} steps found</h3>"
     return f'{title}<svg {size} role="img" aria-label="alignment of {escape(video.video_id)}">{"".join(parts)}</svg>'
 
 
-def _shorten(text: str, most: int = 30) -> str:
+def _tick(seconds: int, most: int = 12) -> int:
+    """Seconds between two marks of an axis: the least round number that gives no more of them than ``most``."""
+    return next(
+        step for step in (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, seconds) if seconds <= most * step
+    )
+
+
+def _shorten(text: str, most: int = 32) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 

@@ -59,7 +59,7 @@ def test_from_shards_to_table_and_pictures(
     assert result["tasks"]["42"]["title"] == "Make a pancake"
     page = (run / "localization.html").read_text()
     assert page.count("<svg") >= 3
-    assert "flip it" in page
+    assert "flip it" in page and "of 2 steps found" in page
     assert "mean: all" in capsys.readouterr().err
 
 
