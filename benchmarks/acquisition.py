@@ -1,13 +1,15 @@
 """Acquisition against the plain way: one yt-dlp process per file, a bare HTTP client, and the sizes of HowTo100M.
 
-    python benchmarks/acquisition.py                       # all parts
+    python benchmarks/acquisition.py                       # all parts but `manifest`
     python benchmarks/acquisition.py small dispatch --json acquisition.json
+    python benchmarks/acquisition.py manifest --folder /large/disk
 
 small: small files per second, of threads that share nothing but the process as in a node's worker, against one yt-dlp
 process per file, as many at once. Ours decodes both ends of every file, the baseline does not.
 large: one large file, against `requests` that streams it to disk; both end with fsync.
 start: from start to the first job for 1.24 million videos, half of them done, in a process of its own.
 dispatch: no-op downloads per second through Ray, and the driver's memory over time.
+manifest: building HowTo100M's manifest from files of its size (made up; 6 GB, ten minutes of a processor), and `show`.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import argparse
 import json
 import os
 import queue
+import random
 import resource
 import subprocess
 import sys
@@ -37,7 +40,7 @@ from pipeline.acquire.session import Job, Session
 from pipeline.config import DownloadSettings
 from pipeline.datasets.table import Manifest, write_manifest
 from pipeline.media.ffmpeg import ffmpeg_binary
-from pipeline.types import Video
+from pipeline.types import Caption, Video
 
 VIDEOS = 1_238_911
 Row = tuple[str, str, str]
@@ -153,10 +156,59 @@ def measure_large(folder: Path, size: int = 1_000_000_000, repeats: int = 3) -> 
     ]
 
 
+def make_howto100m(folder: Path, videos: int, captions: int = 107) -> tuple[Path, Path]:
+    """A list and a caption file as HowTo100M's; captions repeat after 2,000 videos, and every 50th video has none."""
+    rng = random.Random(1)
+    words = ["".join(rng.choices("abcdefghilmnoprstu", k=rng.randint(2, 9))) for _ in range(5000)]
+
+    def track() -> str:
+        begins = [round(4.5 * number + rng.random(), 2) for number in range(max(int(rng.gauss(captions, 40)), 1))]
+        texts = [" ".join(rng.choices(words, k=rng.randint(2, 6))) for _ in begins]
+        return json.dumps({"start": begins, "end": [round(begin + 4, 2) for begin in begins], "text": texts})
+
+    tracks = [track() for _ in range(2000)]
+    table, content = folder / "HowTo100M_v1.csv", folder / "caption.json"
+    with table.open("w") as rows, content.open("w") as texts:
+        rows.write("video_id,category_1,category_2,rank,task_id\n")
+        texts.write('{"none": {"start": [], "end": [], "text": []}')
+        for number in range(videos):
+            name = f"v{number:07d}_-A"
+            rows.write(f"{name},category {number % 19},part {number % 150},{number % 200},{number % 23611}\n")
+            if number % 50:
+                texts.write(f', "{name}": {tracks[number % 2000]}')
+        texts.write("}")
+    return table, content
+
+
+def measure_manifest(folder: Path, videos: int = VIDEOS) -> list[Row]:
+    table, captions = make_howto100m(folder, videos)
+    out = folder / "howto100m.parquet"
+    files = ["--csv", str(table), "--captions", str(captions), "--out", str(out)]
+    built = cost_of([sys.executable, "-m", "pipeline.manifest", "build", "howto100m", *files])
+    shown = cost_of([sys.executable, "-m", "pipeline.manifest", "show", str(out)])
+    size = captions.stat().st_size / 1e9
+    return [
+        (f"manifest of {videos:,} videos and {size:.1f} GB of captions", f"{built[0]:.0f} CPU s", ""),
+        ("memory of it", f"{built[1]:.2f} GB", "2 GB"),
+        ("manifest show of it", f"{shown[0]:.1f} CPU s, {shown[1]:.2f} GB", ""),
+    ]
+
+
+def cost_of(command: list[str]) -> tuple[float, float]:
+    """Seconds of the processor and the most memory, in GB, that a command takes."""
+    process = subprocess.Popen(command)
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        raise subprocess.CalledProcessError(status, command)
+    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1e6
+
+
 def measure_start(folder: Path) -> list[Row]:
     path = folder / "big.parquet"
     names = [f"{number:011d}" for number in range(VIDEOS)]
-    write_manifest(path, (Video(name, category_1=f"category {int(name) % 19}", rank=1) for name in names))
+    spoken = [Caption(4.0 * number, 4.0 * number + 3, "boil water") for number in range(10)]
+    videos = (Video(name, category_1=f"category {int(name) % 19}", rank=1, captions=spoken) for name in names)
+    write_manifest(path, videos)
     ledger, begin = Ledger(Manifest(path).ledger), datetime.now(UTC) - timedelta(days=30)
     for start in range(0, VIDEOS // 2, 20_000):
         ledger.append(
@@ -230,12 +282,19 @@ def measure_dispatch(_: Path, count: int = 20_000) -> list[Row]:
     ]
 
 
-PARTS = {"small": measure_small, "large": measure_large, "start": measure_start, "dispatch": measure_dispatch}
+PARTS: dict[str, Callable[[Path], list[Row]]] = {
+    "small": measure_small,
+    "large": measure_large,
+    "start": measure_start,
+    "dispatch": measure_dispatch,
+    "manifest": measure_manifest,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"of {', '.join(PARTS)}; default: all")
+    usual = [part for part in PARTS if part != "manifest"]
+    parser.add_argument("parts", nargs="*", default=usual, help=f"of {', '.join(PARTS)}; default: all but the last")
     parser.add_argument("--folder", type=Path, help="where the work is done; default: a temporary folder")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()

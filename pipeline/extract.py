@@ -285,7 +285,7 @@ def prepare_words(folder: Path, manifest: Manifest, settings: ExtractSettings) -
     texts = (
         caption.text for video in manifest for caption in video.captions or [] if not splits or video.split in splits
     )
-    common = COMMON_WORDS if manifest.ids_without_captions() else 0
+    common = 0 if manifest.knows_all_captions() else COMMON_WORDS
     words = build_vocabulary(settings.words, texts, settings.word_dim, common)
     if isinstance(words, WordVectors) and not words.words and trained:
         console.print(

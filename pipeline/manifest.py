@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,10 +19,11 @@ from rich.progress import Progress
 from rich.table import Table
 
 from pipeline.cli import console, progress_bar, run_verb
+from pipeline.datasets.contents import contents_of
 from pipeline.datasets.crosstask import read_crosstask
 from pipeline.datasets.generic import read_table
 from pipeline.datasets.hmdb51 import read_hmdb51
-from pipeline.datasets.howto100m import read_howto100m
+from pipeline.datasets.howto100m import read_howto100m, read_task_names, task_ids
 from pipeline.datasets.jsonfile import LargeObject
 from pipeline.datasets.lsmdc import read_lsmdc
 from pipeline.datasets.mining_youtube import read_mining_youtube
@@ -69,6 +69,7 @@ def _add_datasets(datasets: Any) -> None:
     howto100m = datasets.add_parser("howto100m", help="HowTo100M_v1.csv, with caption.json")
     howto100m.add_argument("--csv", type=Path, required=True, help="HowTo100M_v1.csv")
     howto100m.add_argument("--captions", type=Path, help="caption.json, raw_caption.json or caption.pickle")
+    howto100m.add_argument("--tasks", type=Path, help="task_ids.csv, with which --task takes the title of a task as well")
     howto100m.set_defaults(read=_read_howto100m)
     youcook2 = datasets.add_parser("youcook2", help="youcookii_annotations_trainval.json")
     youcook2.add_argument("annotations", type=Path)
@@ -124,9 +125,10 @@ def _subset(arguments: argparse.Namespace) -> Subset:
     if not 0 < arguments.share <= 1:
         raise InputError(f"--share {arguments.share}: give a part of the videos, more than 0 and at most 1")
     ids = None if arguments.ids is None else {video.video_id for video in read_table(arguments.ids)}
+    named = getattr(arguments, "tasks", None)
     return Subset(
         arguments.category,
-        arguments.task,
+        arguments.task if named is None else task_ids(arguments.task, read_task_names(named)),
         arguments.rank,
         arguments.split,
         ids,
@@ -206,26 +208,15 @@ def _refused_line(what: str, refused: Refused) -> str:
 
 def _show(arguments: argparse.Namespace) -> None:
     manifest = Manifest(arguments.manifest)
-    splits: Counter[str] = Counter()
-    categories: Counter[str] = Counter()
-    captions = videos_with = urls = 0
-    seconds = 0.0
-    for video in manifest:
-        splits[video.split] += 1
-        categories[video.category_1 or "(none)"] += 1
-        urls += video.url is not None
-        if video.captions:
-            videos_with += 1
-            captions += len(video.captions)
-            seconds += max(caption.end for caption in video.captions)
+    found = contents_of(manifest)
     table = Table(title=str(manifest.path), show_header=False)
-    table.add_row("videos", f"{len(manifest):,} ({urls:,} with their own URL)")
-    table.add_row("captions", f"{captions:,} of {videos_with:,} videos")
-    if captions:
-        table.add_row("hours", f"{seconds / 3600:,.1f}, up to the last caption of each video")
-    table.add_row("splits", ", ".join(f"{name} {count:,}" for name, count in splits.most_common()))
+    table.add_row("videos", f"{found.videos:,} ({found.urls:,} with their own URL)")
+    table.add_row("captions", f"{found.captions:,} of {found.captioned:,} videos")
+    if found.captions:
+        table.add_row("hours", f"{found.seconds / 3600:,.1f}, up to the last caption of each video")
+    table.add_row("splits", ", ".join(f"{name} {count:,}" for name, count in found.splits.most_common()))
     table.add_section()
-    for name, count in categories.most_common(30):
+    for name, count in found.categories.most_common(30):
         table.add_row(name, f"{count:,}")
     console.print(table)
 

@@ -177,7 +177,7 @@ def _largest_download(settings: DownloadSettings, manifest: Manifest) -> int:
     from pipeline.acquire.client import LARGEST_CAPTIONS
     from pipeline.acquire.site import BLOCK
 
-    captions = settings.subtitles is not None and bool(manifest.ids_without_captions())
+    captions = settings.subtitles is not None and not manifest.knows_all_captions()
     return int(COPIES * settings.max_bytes) + BLOCK + (LARGEST_CAPTIONS if captions else 0)
 
 

@@ -98,11 +98,11 @@ class Session:
 
     def jobs(self) -> Iterator[Job]:
         """What there is to fetch, in the manifest's order; ends early when a cap is reached."""
-        wants = self._manifest.ids_without_captions() if self._settings.subtitles is not None else set()
-        for number, video in enumerate(self._manifest.videos(with_captions=False, skip=self._skip)):
+        wanted = self._settings.subtitles is not None
+        for number, (video, captioned) in enumerate(self._manifest.to_fetch(self._skip)):
             if number >= self.total or self._is_capped():
                 return
-            yield Job(video, video.video_id in wants)
+            yield Job(video, wanted and not captioned)
 
     def _is_capped(self) -> bool:
         daily, floor = self._settings.daily_gigabytes, self._settings.min_free_gigabytes

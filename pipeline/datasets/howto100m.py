@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
+from pipeline.datasets.files import read_cells
 from pipeline.datasets.generic import captions_of
 from pipeline.datasets.jsonfile import LargeObject
 from pipeline.errors import InputError
@@ -42,6 +45,32 @@ def read_howto100m(table: Path | str, captions: LargeObject | None = None) -> It
                 rank=_rank(row["rank"], table, reader.line_num),
                 captions=_captions(captions, row["video_id"]),
             )
+
+
+def read_task_names(path: Path | str) -> dict[str, str]:
+    """Titles of tasks by id, from ``task_ids.csv``; raises :class:`InputError`."""
+    source = "the HowTo100M.zip of the authors"
+    return {task_id.strip(): title.strip() for _, (task_id, title, *_) in read_cells(path, source, 2, delimiter="\t")}
+
+
+def task_ids(wanted: Sequence[str], titles: Mapping[str, str]) -> list[str]:
+    """Ids of tasks that are named by id or by title, whatever its case.
+
+    Raises:
+        InputError: there is no such task; the message names one that is spelt nearly so.
+    """
+    by_title: defaultdict[str, list[str]] = defaultdict(list)
+    for task_id, title in titles.items():
+        by_title[title.casefold()].append(task_id)
+    found: list[str] = []
+    for name in wanted:
+        ids = [name] if name in titles else by_title.get(name.strip().casefold(), [])
+        if not ids:
+            near = get_close_matches(name.casefold(), by_title, 1)
+            hint = f"; did you mean {titles[by_title[near[0]][0]]!r}?" if near else ""
+            raise InputError(f"there is no task {name!r}{hint}")
+        found += ids
+    return found
 
 
 def _rank(text: str, table: Path, line: int) -> int | None:

@@ -33,6 +33,8 @@ SCHEMA = pa.schema(
 ROW_GROUP = 4096
 NAMED = 20
 """Refused ids that a summary names; the others are counted."""
+_IF_CAPTIONED = "captions.list.element.start"
+"""One leaf of the captions tells whether they are there, at a fraction of their bytes."""
 _PLAIN = [name for name in SCHEMA.names if name != "captions"]
 LONGEST_ID = 64
 """Characters of an id."""
@@ -198,18 +200,28 @@ class Manifest:
         """All video ids, in the manifest's order."""
         return list(self.table(["video_id"]).column(0).to_pylist())
 
-    def ids_without_captions(self) -> set[str]:
-        """Ids of the videos whose captions are not known."""
-        unknown: set[str] = set()
-        # one leaf of the captions tells whether they are there, at a fraction of their bytes
-        for batch in self._file.iter_batches(columns=["video_id", "captions.list.element.start"]):
-            missing = batch.column("captions").is_null()
-            unknown.update(batch.column("video_id").filter(missing).to_pylist())
-        return unknown
+    def knows_all_captions(self) -> bool:
+        """Whether there is no video whose captions are not known."""
+        return not any(batch.column("captions").null_count for batch in self.batches([_IF_CAPTIONED]))
+
+    def to_fetch(self, skip: Container[str] = ()) -> Iterator[tuple[Video, bool]]:
+        """The rows without their captions but for the ids in ``skip``, and whether their captions are known."""
+        for group in range(self._file.num_row_groups):
+            table = self._file.read_row_group(group, columns=_PLAIN)
+            rows = [row for row, name in enumerate(table.column("video_id").to_pylist()) if name not in skip]
+            if not rows:
+                continue
+            known = self._file.read_row_group(group, columns=[_IF_CAPTIONED]).column("captions").is_valid().to_pylist()
+            for row, values in zip(rows, table.take(rows).to_pylist(), strict=True):
+                yield Video(**values), known[row]
 
     def table(self, columns: Sequence[str]) -> pa.Table:
         """Whole columns, for counting."""
         return self._file.read(columns=list(columns))
+
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Columns, a few thousand rows at a time; ``captions.list.element.end`` names a part of the captions."""
+        yield from self._file.iter_batches(batch_size=ROW_GROUP, columns=list(columns))
 
     def videos(self, with_captions: bool = True, skip: Container[str] = ()) -> Iterator[Video]:
         """The rows in order but for the ids in ``skip``.

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.datasets import jsonfile
-from pipeline.datasets.howto100m import read_howto100m
+from pipeline.datasets.howto100m import read_howto100m, read_task_names, task_ids
 from pipeline.datasets.jsonfile import LargeObject
 from pipeline.errors import InputError
 from pipeline.types import Caption
@@ -23,6 +23,18 @@ def test_the_official_files():
     assert bike.captions[0] == Caption(3.58, 8.5, "today picking first bike") and len(bike.captions) == 3
     assert videos["_97kyZVWVG0"].captions == []
     assert videos["CTPAZ2euJ2Q"].captions is None
+
+
+@needs_shared
+def test_tasks_by_their_titles(tmp_path):
+    titles = read_task_names(ANNOTATIONS / "task_ids.csv")
+    assert titles["52907"] == "Choose a Motorcycle" and len(titles) == 4
+    assert task_ids(["make iced tea", "52907"], titles) == ["25938", "52907"]
+    with pytest.raises(InputError, match="no task 'Make Ice Tea'; did you mean 'Make Iced Tea'"):
+        task_ids(["Make Ice Tea"], titles)
+    (tmp_path / "t.csv").write_text("no tab\n")
+    with pytest.raises(InputError, match="has 1 columns, not 2"):
+        read_task_names(tmp_path / "t.csv")
 
 
 def test_without_captions_and_with_wrong_files(tmp_path):

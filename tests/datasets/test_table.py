@@ -25,7 +25,8 @@ def test_what_is_written_is_read(tmp_path):
     assert (summary.rows, summary.captions, summary.without_captions) == (3, 1, 1)
     assert [video.captions for video in manifest.videos(with_captions=False)] == [None] * 3
     assert list(manifest.videos(skip={"nVbIUDjzWY4", "_97kyZVWVG0"})) == [VIDEOS[1]]
-    assert manifest.ids_without_captions() == {"-D6xkQDjZ3E"}
+    assert [video.video_id for video, captioned in manifest.to_fetch() if not captioned] == ["-D6xkQDjZ3E"]
+    assert not manifest.knows_all_captions()
     assert pq.read_schema(tmp_path / "a.parquet").equals(SCHEMA)
 
 
