@@ -69,7 +69,9 @@ def _add_datasets(datasets: Any) -> None:
     howto100m = datasets.add_parser("howto100m", help="HowTo100M_v1.csv, with caption.json")
     howto100m.add_argument("--csv", type=Path, required=True, help="HowTo100M_v1.csv")
     howto100m.add_argument("--captions", type=Path, help="caption.json, raw_caption.json or caption.pickle")
-    howto100m.add_argument("--tasks", type=Path, help="task_ids.csv, with which --task takes the title of a task as well")
+    howto100m.add_argument(
+        "--tasks", type=Path, help="task_ids.csv, with which --task takes the title of a task as well"
+    )
     howto100m.set_defaults(read=_read_howto100m)
     youcook2 = datasets.add_parser("youcook2", help="youcookii_annotations_trainval.json")
     youcook2.add_argument("annotations", type=Path)

@@ -19,7 +19,9 @@ _TIMES = re.compile(r"_(\d\d\.\d\d\.\d\d\.\d{3})-(\d\d\.\d\d\.\d\d\.\d{3})$")
 
 
 def read_lsmdc(lists: Mapping[str, Path | str]) -> Iterator[Video]:
-    """One row per clip; its URL is the clip's place below the folder of films, ``<film>/<clip>.avi``.
+    """One row per clip, with all its sentences: the lists name a clip once for each.
+
+    Its URL is the clip's place below the folder of films, ``<film>/<clip>.avi``.
 
     Ids are the clips' names without the dots in their times; of a film with a long name what is too much is left out,
     as its number at the front tells it apart.
@@ -32,6 +34,7 @@ def read_lsmdc(lists: Mapping[str, Path | str]) -> Iterator[Video]:
         InputError: a file is missing or of another layout.
     """
     for split, path in lists.items():
+        clips: dict[str, Video] = {}
         for line, (name, *_, sentence) in read_cells(path, SOURCE, 6, delimiter="\t"):
             times = _TIMES.search(name)
             if times is None:
@@ -39,13 +42,11 @@ def read_lsmdc(lists: Mapping[str, Path | str]) -> Iterator[Video]:
             film = name[: times.start()]
             length = _clock(times[2]) - _clock(times[1])
             clock = times[0].replace(".", "")
-            yield Video(
-                film.replace(".", "")[: LONGEST_ID - len(clock)] + clock,
-                f"{film}/{name}.avi",
-                split=split,
-                category_1=film,
-                captions=[Caption(0.0, max(length, 0.0), sentence.strip())],
-            )
+            video_id = film.replace(".", "")[: LONGEST_ID - len(clock)] + clock
+            clip = clips.setdefault(name, Video(video_id, f"{film}/{name}.avi", split, film, captions=[]))
+            assert clip.captions is not None
+            clip.captions.append(Caption(0.0, max(length, 0.0), sentence.strip()))
+        yield from clips.values()
 
 
 def _clock(text: str) -> float:

@@ -23,7 +23,7 @@ def read_mining_youtube(
 
     Args:
         folder: the checked-out repository, or a folder with the same lists.
-        annotations: the unpacked folder ``groundTruth``: ``<video>.txt`` with a label per line and frame.
+        annotations: the unpacked folder ``groundTruth``: ``<video>.txt`` or ``.gt`` with a label per line and frame.
         labels_per_second: lines of a second, which depends on how the annotations were sampled.
 
     Raises:
@@ -34,12 +34,13 @@ def read_mining_youtube(
     if not lists:
         raise InputError(f"{folder}: none of {', '.join(LISTS.values())} is in it; it comes from {SOURCE}")
     labels = existing(annotations, SOURCE) if annotations is not None else None
-    if labels is not None and not any(labels.glob("*.txt")):
-        raise InputError(f"{labels}: no <video>.txt with labels in it")
+    files = {path.stem: path for path in labels.iterdir() if path.suffix in (".txt", ".gt")} if labels else {}
+    if labels is not None and not files:
+        raise InputError(f"{labels}: no <video>.txt or <video>.gt with labels in it")
     for split, path in lists.items():
         for video_id in read_lines(path, SOURCE):
-            file = labels / f"{video_id}.txt" if labels is not None else None
-            captions = _segments(read_lines(file, SOURCE), labels_per_second) if file and file.is_file() else None
+            file = files.get(video_id)
+            captions = _segments(read_lines(file, SOURCE), labels_per_second) if file is not None else None
             yield Video(video_id, split=split, category_1="Cooking", captions=captions)
 
 

@@ -151,6 +151,11 @@ def test_mining_youtube(tmp_path):
         Caption(6.0, 6.5, "crack egg"),
     ]
     assert second.captions is None
+    (tmp_path / "gt" / "-4oyhgzPmCw.gt").write_text("add_oil\n")
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "videos_train.txt").write_text("0p9c5Rb8XDU\n")
+    *_, second, third = read_mining_youtube(tmp_path, tmp_path / "gt")
+    assert second.captions == [Caption(0.0, 1.0, "add oil")] and (third.split, third.captions) == ("train", None)
 
 
 def test_lsmdc(tmp_path):
@@ -167,6 +172,9 @@ def test_lsmdc(tmp_path):
     (video,) = read_lsmdc({"test": tmp_path / "long.csv"})
     assert video.video_id == "1054_Harry_Potter_and_the_prisoner_of_azkaba_000133000-000135500"
     assert is_video_id(video.video_id) and video.url.endswith(f"azkaban/{long_name}.avi")
+    (tmp_path / "twice.csv").write_text(f"{line}\n{line.replace('nods', 'winks')}\n")
+    (video,) = read_lsmdc({"train": tmp_path / "twice.csv"})
+    assert [caption.text for caption in video.captions] == ['He "nods" at SOMEONE.', 'He "winks" at SOMEONE.']
     (tmp_path / "bad.csv").write_text("x\ty\n")
     with pytest.raises(InputError, match="line 1 has 2 columns, not 6"):
         list(read_lsmdc({"train": tmp_path / "bad.csv"}))
