@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the verb."""
     parser = verb_parser(__doc__)
     add_model_arguments(parser, split="all videos")
+    parser.add_argument("--out", type=Path, help="default: classes.json in the run's folder")
     arguments, overrides = parser.parse_known_args(argv)
 
     from pipeline.shards.reader import ShardSet
@@ -56,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = sorted(set(classes.values()))
     result = {**figures, "videos": len(classes), "classes": names, "recipe": recipe.name, "seeded": recipe.seeded,
               "checkpoint": checkpoint.name}  # fmt: skip
-    arguments.run.mkdir(parents=True, exist_ok=True)
-    out = arguments.run / "classes.json"
+    out = arguments.out or arguments.run / "classes.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
     replace_file(out, lambda part: part.write_text(json.dumps(result, indent=2) + "\n"))
     _show(result)
     console.print(

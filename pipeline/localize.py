@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--radius", type=int, help="so many seconds on both sides of a second are seen too; default: the recipe's"
     )
+    parser.add_argument("--out", type=Path, help="default: localization.json in the run's folder; the page goes beside")
     arguments, overrides = parser.parse_known_args(argv)
 
     from pipeline.benchmarks.steps import cooking_or_other, localisation_figures
@@ -72,8 +73,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     titles = {task.task_id: task.title for _, task in scored}
     for task_id, figures in result["tasks"].items():
         figures["title"] = titles[task_id]
-    arguments.run.mkdir(parents=True, exist_ok=True)
-    out = arguments.run / "localization.json"
+    out = arguments.out or arguments.run / "localization.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
     replace_file(out, lambda part: part.write_text(json.dumps(result, indent=2) + "\n"))
     page = _page(result, scored, recipe)
     replace_file(out.with_suffix(".html"), lambda part: part.write_text(page))
@@ -133,7 +134,7 @@ def _show(result: dict[str, Any]) -> None:
 
 
 def _more(result: dict[str, Any]) -> str:
-    return f"... and {len(result['tasks']) - _ROWS:,} more in localization.json"
+    return f"... and {len(result['tasks']) - _ROWS:,} more"
 
 
 def _cells(figures: dict[str, Any]) -> list[str]:

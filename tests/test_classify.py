@@ -40,8 +40,8 @@ def test_from_shards_to_figures(folder: Path, tmp_path: Path, model: str, capsys
     assert 0 <= result["top1"] <= 100
     assert {"nmi", "accuracy", "entropy", "purity"} <= set(result)
     assert "zero-shot, top 1" in capsys.readouterr().err
-    classify.main(["--run", run, "--shards", str(folder / "silent")])
-    assert json.loads((tmp_path / "run" / "classes.json").read_text()) == result  # what counts is what is seen
+    classify.main(["--run", run, "--shards", str(folder / "silent"), "--out", str(tmp_path / "silent.json")])
+    assert json.loads((tmp_path / "silent.json").read_text()) == result  # what counts is what is seen
     with pytest.raises(InputError, match="fewer than two classes"):
         classify.main(["--run", run, "--shards", str(folder / "shards")])
 

@@ -68,8 +68,10 @@ def test_without_tasks_the_videos_own_segments_are_the_steps(folder: Path, tmp_p
     recipe = str(write_recipe(tmp_path))
     train.main(["--recipe", recipe, "--shards", str(folder / "shards"), "--run", str(run), "--train.steps", "1"])
     around = ["--radius", "2", "--evaluate.step_sound", "6"]
-    localize.main(["--run", str(run), "--shards", str(folder / "crosstask"), *around])
-    result = json.loads((run / "localization.json").read_text())
+    out = tmp_path / "figures" / "mining.json"
+    localize.main(["--run", str(run), "--shards", str(folder / "crosstask"), *around, "--out", str(out)])
+    result = json.loads(out.read_text())
+    assert out.with_suffix(".html").exists()
     assert (result["radius"], result["sound"]) == (2, 6)
     assert set(result["tasks"]) == {"video-0", "video-1", "video-2"}
     assert set(result["groups"]) == {"all"}
