@@ -6,7 +6,7 @@
 
 Writes ``metrics.json``, ``ranks.parquet`` and a page, ``retrieval.html``, into the run's folder and shows a table.
 Recalls are percentages. The second form takes a published checkpoint, or any other. With ``--out x.json`` the other
-files are ``x-ranks.parquet`` and ``x-retrieval.html``.
+files are ``x-ranks.parquet`` and ``x-retrieval.html``. ``--whole-videos`` adds what MCN reports of whole videos.
 """
 
 from __future__ import annotations
@@ -36,6 +36,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = verb_parser(__doc__)
     add_model_arguments(parser, split="the recipe's evaluate.split")
     parser.add_argument("--total", type=int, help="clips of the full test set: those missing here count as misses")
+    parser.add_argument(
+        "--whole-videos", type=int, nargs="?", const=0, metavar="N",
+        help="also retrieve whole videos by their captions; N: clips of videos whose ids have the same first N "
+        "characters are of one video (11 for the ids of released files)",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, help="default: metrics.json in the run's folder")
     arguments, overrides = parser.parse_known_args(argv)
 
@@ -53,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     result = {**_summary(metrics, clips, arguments.total), "seeded": recipe.seeded, "split": recipe.evaluate.split,
               "strategy": recipe.evaluate.strategy, "recipe": recipe.name, "shards": str(arguments.shards),
               "checkpoint": checkpoint.name}  # fmt: skip
+    if arguments.whole_videos is not None:
+        result["whole_videos"] = _whole_videos(clips, arguments.whole_videos)
     out = arguments.out or arguments.run / "metrics.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_file(out, lambda part: part.write_text(json.dumps(result, indent=2) + "\n"))
@@ -92,6 +99,19 @@ def _measure(clips: ClipEmbeddings, total: int | None) -> tuple[dict[str, Ranks]
     return {direction: values + 1 for direction, values in ranks.items()}, metrics
 
 
+def _whole_videos(clips: ClipEmbeddings, characters: int) -> dict[str, Any]:
+    from pipeline.benchmarks.embeddings import directions_of, similarity_of
+    from pipeline.benchmarks.whole_videos import whole_video_recalls
+
+    direction = next((name for name in ("t2va", "t2v+a", "t2v") if name in directions_of(clips)), None)
+    if direction is None:
+        raise InputError("--whole-videos: this model has no embedding of text alone to look for videos with")
+    ids = [clip_id.rpartition("/")[0] for clip_id in clips.clip_ids]
+    videos = [name[: characters or None] for name in ids]
+    recalls = whole_video_recalls(similarity_of(clips, direction), videos)
+    return {"direction": direction, "videos": len(set(videos)), **recalls}
+
+
 def _write_ranks(path: Path, clips: ClipEmbeddings, ranks: dict[str, Ranks]) -> None:
     texts = clips.texts or [""] * len(clips.clip_ids)
     pq.write_table(pa.table({"clip_id": clips.clip_ids, "text": texts, **ranks}), path, compression="zstd")
@@ -119,6 +139,19 @@ def _show(result: dict[str, Any]) -> None:
         query, _, candidates = direction.partition("2")
         name = f"{query} → {candidates}" if candidates else direction
         table.add_row(name, *(f"{values[key]:.1f}" for key in ("R1", "R5", "R10", "R50", "MedR")))
+    console.print(table)
+    if "whole_videos" in result:
+        _show_whole_videos(result["whole_videos"])
+
+
+def _show_whole_videos(result: dict[str, Any]) -> None:
+    from pipeline.benchmarks.whole_videos import WAYS
+
+    table = Table(title=f"Retrieval among {result['videos']:,} whole videos, {result['direction']}")
+    for column in ("", "R@1", "R@5", "R@10"):
+        table.add_column(column, justify="left" if not column else "right")
+    for way, meaning in WAYS.items():
+        table.add_row(meaning, *(f"{result[way][key]:.1f}" for key in ("R1", "R5", "R10")))
     console.print(table)
 
 

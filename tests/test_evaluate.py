@@ -127,6 +127,15 @@ def test_models_without_some_embeddings(folder: Path, tmp_path: Path, name: str,
     recipe = str(write_recipe(tmp_path, **{**MCN, "model": model, "loss": {"name": "mcn", "clusters": 0}}))
     arguments = ["--shards", str(folder / "shards"), "--run", str(tmp_path / "run")]
     train.main(["--recipe", recipe, *arguments, "--train.steps", "1", "--train.evaluate_every", "1"])
-    evaluate.main(arguments)
-    assert set(json.loads((tmp_path / "run" / "metrics.json").read_text())["retrieval"]) == directions
+    if "t2v" in directions:
+        evaluate.main([*arguments, "--whole-videos"])
+    else:
+        with pytest.raises(InputError, match="no embedding of text alone"):
+            evaluate.main([*arguments, "--whole-videos", "4"])
+        evaluate.main(arguments)
+    result = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert set(result["retrieval"]) == directions
+    if "t2v" in directions:
+        assert (result["whole_videos"]["direction"], result["whole_videos"]["videos"]) == ("t2v+a", 3)
+        assert 0 <= result["whole_videos"]["average"]["R1"] <= 100
     assert (tmp_path / "run" / "retrieval.html").exists()
