@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from pipeline import train
@@ -16,7 +17,7 @@ from pipeline.config import load_recipe
 from pipeline.errors import InputError
 from pipeline.shards.provenance import claim_folder
 from pipeline.training import loop
-from pipeline.training.checkpoint import Checkpoints
+from pipeline.training.checkpoint import Checkpoints, read_checkpoint
 from pipeline.training.logging import read_rows
 from tests.tiny_run import MCN, write_recipe, write_tiny_shards
 
@@ -86,10 +87,19 @@ def test_clusters_and_queue_survive_kills(folder: Path, tmp_path: Path, monkeypa
     assert {"loss/cluster", "loss/reconstruction", "loss/tv"} <= set(undisturbed[0])
     used = [row["clusters_used"] for row in read_rows(tmp_path / "undisturbed" / "metrics.jsonl")]
     assert used[0] > 1 and all(1 <= count <= MCN["loss"]["clusters"] for count in used)
+    clusters = clusters_of(tmp_path / "undisturbed")
     for attempt, after in enumerate((4, 7, 11)):
         run_killed(monkeypatch, [*arguments, str(tmp_path / str(attempt))], after)
         train.main([*arguments, str(tmp_path / str(attempt))])
         assert losses(tmp_path / str(attempt)) == undisturbed
+        assert all(map(torch.equal, clusters_of(tmp_path / str(attempt)), clusters))
+
+
+def clusters_of(run: Path) -> list[torch.Tensor]:
+    """Centroids and queue at the end of a run."""
+    state = read_checkpoint(Checkpoints(run / "checkpoints").path(12))["loss"]["clustering._extra_state"]
+    assert len(state["queue"]) == MCN["loss"]["queue_size"]
+    return [state["centroids"], *state["queue"]]
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

@@ -36,6 +36,15 @@ def test_perfect_and_useless_clusters() -> None:
     assert useless == pytest.approx({"nmi": 0.0, "accuracy": 25.0, "entropy": np.log(4), "purity": 25.0}, abs=1e-9)
 
 
+def test_one_class_or_one_cluster_each() -> None:
+    alone = cluster_figures(np.zeros(3, int), np.zeros(3, int))
+    assert alone == {"nmi": 100.0, "accuracy": 100.0, "entropy": 0.0, "purity": 100.0}
+    single = cluster_figures(np.arange(6), np.zeros(6, int))  # more clusters than classes
+    assert single == pytest.approx({"nmi": 0.0, "accuracy": 100 / 6, "entropy": 0.0, "purity": 100.0}, abs=1e-9)
+    own = cluster_figures(np.arange(6), np.arange(6))
+    assert own == pytest.approx({"nmi": 100.0, "accuracy": 100.0, "entropy": 0.0, "purity": 100.0}, abs=1e-9)
+
+
 def test_by_hand() -> None:
     figures = cluster_figures(np.array([0, 0, 0, 2, 2, 2]), np.array([0, 0, 1, 1, 1, 1]))
     share = np.array([2 / 3, 1 / 3])

@@ -48,6 +48,31 @@ def test_a_cluster_without_members_is_zero():
     torch.testing.assert_close(centroids, torch.tensor([[0.95, 0.05], [0.0, 0.0]]))
 
 
+@pytest.mark.parametrize(
+    ("points", "start"),
+    [
+        (torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), 8),  # fewer than clusters
+        (torch.ones(6, 4, dtype=torch.float64), 3),  # all alike: every comparison is a tie
+        (torch.zeros(5, 4, dtype=torch.float64), 2),  # without a direction
+        (torch.eye(4, dtype=torch.float64).repeat(3, 1), 4),
+    ],
+)
+def test_corners_equal_the_published_way(points, start):
+    centroids = points[torch.arange(start) % len(points)]
+    labels, moved = kmeans(points, centroids)
+    expected_labels, expected = _dense(points, centroids, 100)
+    assert torch.equal(labels, expected_labels)
+    torch.testing.assert_close(moved, expected)
+
+
+def test_it_stops_once_centroids_stand_still():
+    points = torch.randn(300, 7, generator=torch.Generator().manual_seed(3))
+    labels, centroids = kmeans(points, first_centroids(points, 12))
+    again, still = kmeans(points, centroids, rounds=1)
+    assert torch.equal(again, labels)
+    torch.testing.assert_close(still, centroids, rtol=0, atol=1e-2)
+
+
 def test_first_centroids_are_different_points_and_always_the_same():
     points = torch.arange(20.0).unsqueeze(1)
     drawn = first_centroids(points, 20)
