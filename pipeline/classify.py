@@ -96,11 +96,12 @@ def _measure(shards: ShardSet, recipe: Recipe, checkpoint: Path, classes: dict[i
     trained = load_trained(model_settings, checkpoint, shards.folder, words)
     reader = ClipReader(shards, clip_settings)
     embedder = Embedder(trained.model, trained.prepare, reader, trained.words, recipe.evaluate.batch_clips)
+    named = embedder.texts(texts)
     videos = _embed(embedder, list(classes))
     labels = np.array([names.index(name) for name in classes.values()])
     clusters, _ = kmeans(videos, first_centroids(videos, len(names)))
     return {
-        **zero_shot_accuracy(embedder.similarity(videos, embedder.texts(texts)), labels),
+        **zero_shot_accuracy(embedder.similarity(videos, named), labels),
         **cluster_figures(clusters.cpu().numpy(), labels),
     }
 

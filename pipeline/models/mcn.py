@@ -163,7 +163,9 @@ class MCN(nn.Module):
         tokens = self.DAVEnet(spectrogram)
         if self.training:
             return tokens.mean(dim=1)
-        real = torch.div(frames, self.DAVEnet.stride, rounding_mode="floor").clamp(min=1, max=tokens.shape[1])
+        # the network's stride, as the published program finds it: less where short sound is rounded up to whole tokens
+        frames_per_token = round(spectrogram.shape[2] / tokens.shape[1])
+        real = torch.div(frames, frames_per_token, rounding_mode="floor").clamp(min=1, max=tokens.shape[1])
         weights = (torch.arange(tokens.shape[1], device=tokens.device) < real.unsqueeze(1)).to(tokens.dtype)
         return torch.einsum("btd,bt->bd", tokens, weights / weights.sum(dim=1, keepdim=True))
 

@@ -60,6 +60,20 @@ def test_video_tokens_are_pooled_by_their_maximum_over_the_valid_ones():
     assert outputs["video_nonempty_input_mask"].tolist() == [True, True, True, False, True, True]
 
 
+@pytest.mark.parametrize(("length", "kept"), [(160, [10, 4, 1, 1]), (100, [7, 5, 1, 1]), (7, [1, 1, 1, 1])])
+def test_sound_is_averaged_over_its_real_tokens_as_the_published_program_counts_them(length, kept):
+    model = _model(name="avlnet").eval()
+    batch = {
+        "video": torch.zeros(4, 6),
+        "audio": torch.randn(4, 40, length, generator=torch.Generator().manual_seed(1)),
+    }
+    with torch.no_grad():
+        embedded = model({**batch, "nframes": torch.tensor([length, 71, 15, 0])})["audio_embed"]
+        tokens = model.DAVEnet(batch["audio"])
+        pooled = torch.stack([clip[:count].mean(dim=0) for clip, count in zip(tokens, kept, strict=True)])
+        torch.testing.assert_close(embedded, model.DAVEnet_projection(model.GU_audio(pooled)))
+
+
 def test_sums_in_evaluation_are_plain():
     with torch.no_grad():
         outputs = _model(name="mcn").eval()(_batch())
