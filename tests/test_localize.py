@@ -99,7 +99,7 @@ def test_scores_compare_every_second_with_every_step(folder: Path) -> None:
     scores = second_scores(embedder, 1, task)
     assert scores.shape == (14, 3)
     assert (np.abs(scores) <= 1 + 1e-6).all()
-    assert np.array_equal(scores, second_scores(Embedder(SecondModel(), prepare, reader, words, 4), 1, task))
+    assert np.array_equal(scores, second_scores(Embedder(SecondModel(), prepare, reader, words, 2), 1, task))
     assert not np.allclose(second_scores(embedder, 1, task, radius=0), scores)
     assert np.allclose(second_scores(embedder, 1, Task("42", "", ("pour",)))[:, 0], scores[:, 1])
 

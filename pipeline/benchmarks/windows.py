@@ -42,7 +42,7 @@ class Embedder:
             prepare: a loader's batch → the model's.
             reader: of the shards that have the videos.
             words: the shards' words.
-            batch_clips: windows embedded at once.
+            batch_clips: windows, or texts, embedded at once.
         """
         self.model = model.eval()
         self.prepare = prepare
@@ -57,15 +57,19 @@ class Embedder:
         Raises:
             InputError: the model has no embedding of text alone.
         """
-        batch = self.reader.layout.allocate(len(texts))
-        self.reader.layout.clear(batch, 0, len(texts))
-        for row, text in enumerate(texts):
-            ids = torch.from_numpy(self.words.ids(text)[: batch["word_ids"].shape[1]])
-            batch["word_ids"][row, : len(ids)] = ids
-        outputs = self.model(self.prepare(batch))
-        if "text_embed" not in outputs:
-            raise InputError("this model has no embedding of text alone, so nothing can be named or localised with it")
-        return outputs["text_embed"].float()
+        embedded = []
+        for first in range(0, len(texts), self.batch_clips):
+            chosen = texts[first : first + self.batch_clips]
+            batch = self.reader.layout.allocate(len(chosen))
+            self.reader.layout.clear(batch, 0, len(chosen))
+            for row, text in enumerate(chosen):
+                ids = torch.from_numpy(self.words.ids(text)[: batch["word_ids"].shape[1]])
+                batch["word_ids"][row, : len(ids)] = ids
+            outputs = self.model(self.prepare(batch))
+            if "text_embed" not in outputs:
+                raise InputError("this model has no embedding of text alone: nothing can be named or localised with it")
+            embedded.append(outputs["text_embed"].float())
+        return torch.cat(embedded)
 
     @torch.inference_mode()
     def windows(self, number: int, clips: Sequence[Clip], names: Sequence[str] = SIGHT_AND_SOUND) -> Tensor:
