@@ -79,11 +79,12 @@ def decode_command(
     if audio is not None:
         # async=1 and first_pts=0 put silence where the sound starts late or has a gap, so that times hold. As an
         # option of the output it is a graph of its own, which does not start anew when pictures change their size.
+        # asetnsamples hands a second on at a time: FFmpeg's threads, and ours, would wake up for each 20 ms.
         outputs.append(
             ffmpeg.output(
                 source[str(audio.index)],
                 f"pipe:{audio_descriptor}",
-                af="aresample=async=1:first_pts=0",
+                af=f"aresample=async=1:first_pts=0,asetnsamples=n={SAMPLE_RATE}:p=0",
                 ar=SAMPLE_RATE,
                 ac=1,
                 format="s16le",
