@@ -68,3 +68,13 @@ def test_merge_takes_the_first_of_a_video_that_is_listed_twice(tmp_path, capsys)
 def test_lsmdc_needs_a_list(tmp_path):
     with pytest.raises(InputError, match="no list of LSMDC"):
         main(["build", "lsmdc", "--out", str(tmp_path / "x.parquet")])
+
+
+def test_actions_by_fold_and_split(tmp_path):
+    (tmp_path / "pick_test_split2.txt").write_text("a.avi 1\nb.avi 2\nc.avi 0\n")
+    (tmp_path / "testlist02.txt").write_text("YoYo/v_YoYo_g01_c01.avi\n")
+    (tmp_path / "trainlist02.txt").write_text("YoYo/v_YoYo_g08_c01.avi 101\n")
+    for dataset, expected in (("hmdb51", ["b"]), ("ucf101", ["v_YoYo_g01_c01"])):
+        out = tmp_path / f"{dataset}.parquet"
+        main(["build", dataset, str(tmp_path), "--fold", "2", "--split", "test", "--out", str(out)])
+        assert Manifest(out).ids() == expected
