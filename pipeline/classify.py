@@ -75,7 +75,10 @@ def _classes(shards: ShardSet, split: str | None) -> dict[int, str]:
         if sample.category_1 is not None and (split is None or sample.split == split)
     }
     if len(set(classes.values())) < 2:
-        raise InputError(f"{shards.folder}: fewer than two classes; a video's class is category_1 in its manifest")
+        which = "" if split is None else f" in split {split}"
+        raise InputError(
+            f"{shards.folder}: fewer than two classes{which}; a video's class is category_1 in its manifest"
+        )
     return classes
 
 

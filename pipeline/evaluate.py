@@ -104,6 +104,8 @@ def _whole_videos(clips: ClipEmbeddings, characters: int) -> dict[str, Any]:
     from pipeline.benchmarks.whole_videos import whole_video_recalls
 
     direction = next((name for name in ("t2va", "t2v+a", "t2v") if name in directions_of(clips)), None)
+    if characters < 0:
+        raise InputError(f"--whole-videos {characters}: give a number of characters")
     if direction is None:
         raise InputError("--whole-videos: this model has no embedding of text alone to look for videos with")
     ids = [clip_id.rpartition("/")[0] for clip_id in clips.clip_ids]

@@ -62,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with progress_bar() as progress:
         scored = list(_scored(shards, tasks, recipe, checkpoint, arguments.split, progress))
     if not any(video.truth.any() for video, _ in scored):
-        raise InputError(f"{arguments.shards}: no video of these tasks with a caption that is one of their steps")
+        which = "" if arguments.split is None else f" in split {arguments.split}"
+        what = "any caption" if tasks is None else "a caption that is a step of one of these tasks"
+        raise InputError(f"{arguments.shards}: no video with {what}{which}")
     videos = [video for video, _ in scored]
     groups = {} if tasks is None else {task_id: cooking_or_other(task_id) for task_id in tasks}
     result: dict[str, Any] = {
