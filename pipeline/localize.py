@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pipeline.benchmarks.steps import Task, VideoSteps
     from pipeline.shards.reader import ShardSet
 
-_PICTURES = 50
+_PICTURES = 1000
 """Videos that the page shows."""
 _ROWS = 30
 """Tasks that tables show."""

@@ -125,7 +125,7 @@ def test_shards_without_these_tasks_are_refused(folder: Path, tmp_path: Path) ->
     train.main(["--recipe", str(recipe), "--shards", str(folder / "shards"), "--run", str(run), "--train.steps", "1"])
     (tmp_path / "other.txt").write_text(TASKS.replace("42", "43"))
     changed = [*arguments(folder, run)[:-1], str(tmp_path / "other.txt")]
-    with pytest.raises(InputError, match="no video with a caption that is a step of one of these tasks$"):
+    with pytest.raises(InputError, match=r"no video with a caption that is a step of one of these tasks$"):
         localize.main(changed)
     with pytest.raises(InputError, match="no video with any caption in split nosuch"):
         localize.main([*arguments(folder, run)[:-2], "--split", "nosuch"])
