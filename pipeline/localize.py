@@ -28,6 +28,7 @@ from pipeline.training.arguments import add_model_arguments
 if TYPE_CHECKING:
     from pipeline.benchmarks.steps import Task, VideoSteps
     from pipeline.shards.reader import ShardSet
+    from pipeline.types import Caption
 
 _PICTURES = 1000
 """Videos that the page shows."""
@@ -59,8 +60,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     tasks = None if arguments.tasks is None else read_tasks(arguments.tasks)
     checkpoint = arguments.checkpoint or best_checkpoint(arguments.run)
     shards = ShardSet(arguments.shards)
+    chosen = _chosen(shards, tasks, arguments.split)
     with progress_bar() as progress:
-        scored = list(_scored(shards, tasks, recipe, checkpoint, arguments.split, progress))
+        scored = list(_scored(shards, chosen, tasks is None, recipe, checkpoint, progress)) if chosen else []
     if not any(video.truth.any() for video, _ in scored):
         which = "" if arguments.split is None else f" in split {arguments.split}"
         what = "any caption" if tasks is None else "a caption that is a step of one of these tasks"
@@ -84,42 +86,49 @@ def main(argv: Sequence[str] | None = None) -> None:
     console.print(f"localize: {len(videos):,} videos, {checkpoint.name} → {out}", soft_wrap=True)
 
 
+def _chosen(
+    shards: ShardSet, tasks: dict[str, Task] | None, split: str | None
+) -> list[tuple[int, Sequence[Caption], Task]]:
+    """The videos of the tasks, as the shards count, with their annotation; without tasks, all that have captions."""
+    from pipeline.benchmarks.steps import own_steps
+
+    chosen: list[tuple[int, Sequence[Caption], Task]] = []
+    for number, video_id in enumerate(shards.ids):
+        sample = shards.read(video_id, arrays=False)
+        if not sample.captions or (split is not None and sample.split != split):
+            continue
+        task = own_steps(video_id, sample.captions) if tasks is None else tasks.get(sample.task_id or "")
+        if task is not None:
+            chosen.append((number, sample.captions, task))
+    return chosen
+
+
 def _scored(
-    shards: ShardSet, tasks: dict[str, Task] | None, recipe: Recipe, checkpoint: Path, split: str | None,
-    progress: Progress,
+    shards: ShardSet, chosen: Sequence[tuple[int, Sequence[Caption], Task]], own: bool, recipe: Recipe,
+    checkpoint: Path, progress: Progress,
 ) -> Iterator[tuple[VideoSteps, Task]]:  # fmt: skip
-    """The videos of the tasks with their scores; without tasks, all that have captions."""
-    from pipeline.benchmarks.steps import VideoSteps, log_shares, own_steps, own_truth, step_truth
+    """The chosen videos with their scores; ``own``: their steps are their own segments."""
+    from pipeline.benchmarks.steps import VideoSteps, log_shares, own_truth, step_truth
     from pipeline.benchmarks.windows import Embedder, second_scores
     from pipeline.shards.batches import ClipReader
     from pipeline.training.runs import load_trained, words_for
 
     words = None
-    if tasks is not None:
-        steps = [step for task in tasks.values() for step in task.steps]
-        words = words_for(steps, shards.folder, recipe.extract.words)
+    if not own:
+        steps = dict.fromkeys(step for _, _, task in chosen for step in task.steps)
+        words = words_for(list(steps), shards.folder, recipe.extract.words)
     trained = load_trained(recipe.model, checkpoint, shards.folder, words)
     embedder = Embedder(
         trained.model, trained.prepare, ClipReader(shards, recipe.clips), trained.words, recipe.evaluate.batch_clips
     )
     around = recipe.evaluate.step_radius, recipe.evaluate.step_sound
-    bar = progress.add_task("localize", total=len(shards))
-    for number, video_id in enumerate(shards.ids):
-        progress.advance(bar)
-        sample = shards.read(video_id, arrays=False)
-        if not sample.captions or (split is not None and sample.split != split):
-            continue
-        if tasks is None:
-            task = own_steps(video_id, sample.captions)
-            scores = log_shares(second_scores(embedder, number, task, *around))
-            truth = own_truth(sample.captions, len(scores))
-        elif sample.task_id in tasks:
-            task = tasks[sample.task_id]
-            scores = second_scores(embedder, number, task, *around)
-            truth = step_truth(sample.captions, task.steps, len(scores))
+    for number, captions, task in progress.track(chosen, description="localize"):
+        scores = second_scores(embedder, number, task, *around)
+        if own:
+            scores, truth = log_shares(scores), own_truth(captions, len(scores))
         else:
-            continue
-        yield VideoSteps(video_id, task.task_id, scores, truth), task
+            truth = step_truth(captions, task.steps, len(scores))
+        yield VideoSteps(shards.ids[number], task.task_id, scores, truth), task
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -20,13 +20,15 @@ from tests.shards.samples import WORDS, make_sample, word_ids, write_shards
 from tests.tiny_run import MCN, write_recipe, write_tiny_shards
 
 TASKS = "42\nMake a pancake\nhttps://example.org\n3\npour batter,flip it,first\n"
+OTHER = "\n44\nBraise a leek\nhttps://example.org\n1\nwords without vectors\n"
+"""A task of which there is no video, so that its words do not matter."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("localize")
     write_tiny_shards(folder / "shards")
-    (folder / "tasks.txt").write_text(TASKS)
+    (folder / "tasks.txt").write_text(TASKS + OTHER)
     samples = []
     for number in range(3):
         sample = make_sample(f"video-{number}", seconds=14, split="val")
