@@ -31,7 +31,8 @@ class Inspection:
     backbones: dict[str, Backbone]
     inputs: dict[str, _Sample]
     """Some of what each backbone sees, evenly spread."""
-    spectrogram: np.ndarray
+    spectrogram: np.ndarray | None
+    """None: no sound was asked for."""
     notes: list[str]
     features: VideoFeatures | None = None
     missing: str = ""
@@ -84,7 +85,7 @@ def inspect_video(path: Path, settings: ExtractSettings, device: str = "cpu") ->
         for key, cutter in cutters.items():
             for item in cutter.finish():
                 inputs[key].take(item)
-        spectrogram = sound.finish()
+        spectrogram = sound.finish() if settings.audio else None
     inspection = Inspection(path, decoding.info, backbones, inputs, spectrogram, decoding.notes)
     try:
         inspection.features = FeatureExtractor(settings, device).extract(path)
@@ -103,16 +104,22 @@ def draw(inspection: Inspection, path: Path) -> None:
         sheet.line(f"note: {note}")
     for key, backbone in inspection.backbones.items():
         _draw_inputs(sheet, key, backbone, inspection.inputs[key])
-    if len(inspection.spectrogram):
-        seconds = len(inspection.spectrogram) / FRAMES_PER_SECOND
-        sheet.heading(f"audio · log-mel, {len(inspection.spectrogram)} frames of 10 ms, 40 bands, 0 to -80 dB")
-        sheet.spectrogram(inspection.spectrogram, seconds)
+    if inspection.spectrogram is not None:
+        _draw_sound(sheet, inspection.spectrogram)
     sheet.heading("features")
     for row in feature_rows(inspection):
         sheet.line("   ".join(row))
     if inspection.missing:
-        sheet.line(f"none of the backbones: {inspection.missing[:150]}")
+        sheet.line(f"none of the backbones: {inspection.missing}")
     sheet.save(path)
+
+
+def _draw_sound(sheet: Sheet, spectrogram: np.ndarray) -> None:
+    if not len(spectrogram):
+        sheet.heading("audio · log-mel · nothing")
+        return
+    sheet.heading(f"audio · log-mel, {len(spectrogram)} frames of 10 ms, 40 bands, 0 to -80 dB")
+    sheet.spectrogram(spectrogram, len(spectrogram) / FRAMES_PER_SECOND)
 
 
 def _draw_inputs(sheet: Sheet, key: str, backbone: Backbone, sample: _Sample) -> None:

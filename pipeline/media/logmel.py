@@ -40,6 +40,7 @@ class LogMel:
         self.samples = 0
         self._sample_rate = sample_rate
         self._hop = sample_rate // FRAMES_PER_SECOND
+        self._window = sample_rate // 40  # 25 ms
         self._sum = 0
         self._spool = tempfile.SpooledTemporaryFile(max_size=_SPOOLED_BYTES)  # noqa: SIM115 - closed by __exit__
 
@@ -60,7 +61,8 @@ class LogMel:
 
     def finish(self, dtype: type[np.floating] = np.float16) -> np.ndarray:
         """The spectrogram of all samples, ``[1 + samples // hop, 40]`` decibels in [-80, 0]; no sound gives no row."""
-        frames = 1 + self.samples // self._hop if self.samples else 0
+        beyond = self._window % 2  # a window of odd length is not quite in the middle
+        frames = 1 + (self.samples - beyond) // self._hop if self.samples else 0
         levels = np.empty((frames, BANDS), np.int16)
         mean = self._sum / max(1, self.samples)
         for first in range(0, frames, _BLOCK_FRAMES):
@@ -82,9 +84,8 @@ class LogMel:
 
     def _emphasized(self, first: int, last: int, mean: float) -> np.ndarray:
         """The samples under windows ``first`` to ``last``, without mean, emphasised; zeros beyond the ends."""
-        half = self._sample_rate // 80  # of a window of 25 ms
-        start = first * self._hop - half
-        stop = (last - 1) * self._hop + half
+        start = first * self._hop - self._window // 2
+        stop = (last - 1) * self._hop - self._window // 2 + self._window
         result = np.zeros(stop - start)
         inner_start, inner_stop = max(0, start), min(self.samples, stop)
         before = max(0, inner_start - 1)  # the emphasis looks one sample back
@@ -103,7 +104,7 @@ def log_mel(pcm: np.ndarray, sample_rate: int = 16_000) -> np.ndarray:
 
     Args:
         pcm: int16 ``[n]``, mono.
-        sample_rate: samples per second, a multiple of 400.
+        sample_rate: samples per second.
 
     Returns:
         float32 ``[1 + n // (sample_rate / 100), 40]``, decibels from -80 to 0, time first.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,22 @@ class Sheet:
 
     def _text(self, text: str, size: int, space: int, ink: tuple[int, int, int]) -> None:
         font = ImageFont.load_default(size)
-        picture = Image.new("RGB", (WIDTH, size + 8 + space), _BACKGROUND)
-        ImageDraw.Draw(picture).text((_MARGIN, space), text, fill=ink, font=font)
+        lines = wrapped(text, font.getlength, WIDTH - 2 * _MARGIN)
+        picture = Image.new("RGB", (WIDTH, len(lines) * (size + 8) + space), _BACKGROUND)
+        draw = ImageDraw.Draw(picture)
+        for place, line in enumerate(lines):
+            draw.text((_MARGIN, space + place * (size + 8)), line, fill=ink, font=font)
         self._parts.append(picture)
+
+
+def wrapped(text: str, length: Callable[[str], float], width: float) -> list[str]:
+    """A text in lines that are at most ``width`` long, cut between words, or within one that is longer by itself."""
+    lines = [""]
+    for part in re.split(r"(?<= )(?=[^ ])", text):
+        if lines[-1] and length(lines[-1] + part.rstrip()) > width:
+            lines.append("")
+        lines[-1] += part
+        while length((line := lines[-1]).rstrip()) > width and len(line) > 1:
+            cut = max(1, sum(length(line[:place]) <= width for place in range(1, len(line))))
+            lines[-1:] = [line[:cut], line[cut:]]
+    return [line.rstrip() for line in lines]

@@ -2,12 +2,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.backbones.inspection import draw, feature_rows, inspect_video, stream_rows
 from pipeline.config import ExtractSettings
 from pipeline.media.errors import MediaError
-from pipeline.media.pictures import spectrogram_picture
+from pipeline.media.pictures import spectrogram_picture, wrapped
 from tests.media.clips import H264, make, pictures, tone
 
 SEEDED = ExtractSettings(video_2d="seeded_2d", video_3d="seeded_3d")
@@ -40,7 +42,11 @@ def test_without_weights_there_are_still_frames(tmp_path: Path, monkeypatch: pyt
     assert inspection.inputs["2d"].kept[0].shape == (224, 298, 3)
     assert inspection.inputs["3d"].kept[0].shape == (16, 112, 112, 3)
     draw(inspection, tmp_path / "sheet.png")
-    assert Image.open(tmp_path / "sheet.png").height > 400
+    tall = Image.open(tmp_path / "sheet.png").height
+    assert tall > 400
+    inspection.missing = ""
+    draw(inspection, tmp_path / "sheet.png")
+    assert Image.open(tmp_path / "sheet.png").height < tall - 40  # what is missing takes more than one line
 
 
 def test_a_file_that_is_none(tmp_path: Path) -> None:
@@ -55,3 +61,15 @@ def test_a_short_loud_moment_shows_in_a_long_spectrogram() -> None:
     picture = np.asarray(spectrogram_picture(decibels, 1000, 40)).astype(int)
     assert picture[0, 500].sum() > picture[0, 100].sum() + 200  # the highest band is at the top
     assert (picture[1:] == picture[1, 0]).all()
+
+
+@given(text=st.text(alphabet="ab /"), width=st.integers(1, 12))
+def test_no_letter_of_a_long_line_is_lost(text: str, width: int) -> None:
+    lines = wrapped(text, len, width)
+    assert all(len(line) <= width for line in lines)
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+
+
+def test_lines_are_cut_between_words() -> None:
+    assert wrapped("put the file   at /a/very/long/place", len, 12) == ["put the file", "at", "/a/very/long", "/place"]
+    assert wrapped("", len, 12) == [""]
