@@ -25,6 +25,7 @@ from pipeline.acquire.layout import find_video
 from pipeline.acquire.ledger import Ledger, LedgerRow
 from pipeline.acquire.reasons import is_temporary
 from pipeline.acquire.tally import Tally
+from pipeline.backbones.names import check_name
 from pipeline.cli import console, interruptible, parse_with_recipe, progress_bar, run_verb, verb_parser
 from pipeline.config import ExtractSettings, Recipe
 from pipeline.datasets.table import Manifest
@@ -108,8 +109,7 @@ def run(arguments: argparse.Namespace, recipe: Recipe) -> None:
     ledger = Ledger(arguments.manifest.with_suffix(".ledger"))
     folder = arguments.shards or Path("shards") / manifest.name
     destination = destination_of(arguments)
-    claim_folder(folder, recipe)
-    prepare_words(folder, manifest, recipe.extract)
+    claim(folder, manifest, recipe)
     done, failed = settled_before(manifest, ledger, folder, arguments.retry)
     upload_sealed(folder, destination)
     work, tally = _Work(manifest, arguments.videos, skip=done | failed), Tally(ledger)
@@ -267,6 +267,19 @@ def _as_row(outcome: ray_pool.Outcome[Job, LedgerRow]) -> LedgerRow:
     if isinstance(outcome.error, OSError) and outcome.error.errno in (errno.ENOSPC, errno.EDQUOT):
         raise outcome.error
     return row_of(outcome.item, "failed", "unknown", f"{type(outcome.error).__name__}: {outcome.error}")
+
+
+def claim(folder: Path, manifest: Manifest, recipe: Recipe) -> None:
+    """Makes the folder of the shards, with what they are made with, and the words.
+
+    Raises:
+        InputError: a setting is wrong, or the folder holds shards of others.
+    """
+    for backbone in (recipe.extract.video_2d, recipe.extract.video_3d):
+        if backbone is not None:
+            check_name(backbone)  # before the folder is given to a name that is mistyped
+    claim_folder(folder, recipe)
+    prepare_words(folder, manifest, recipe.extract)
 
 
 def prepare_words(folder: Path, manifest: Manifest, settings: ExtractSettings) -> None:

@@ -31,7 +31,6 @@ from pipeline.config import DownloadSettings, Recipe
 from pipeline.datasets.table import Manifest
 from pipeline.errors import InputError
 from pipeline.shards import extraction
-from pipeline.shards.provenance import claim_folder
 from pipeline.shards.recovery import seal_leftovers
 from pipeline.shards.remote import Destination
 from pipeline.types import Video
@@ -74,8 +73,7 @@ def run(arguments: argparse.Namespace, recipe: Recipe) -> None:
         )
     shards = arguments.shards or Path("shards") / manifest.name
     destination = extract.destination_of(arguments)
-    claim_folder(shards, recipe)
-    extract.prepare_words(shards, manifest, recipe.extract)
+    extract.claim(shards, manifest, recipe)
     relay = _relay(arguments, recipe, shards, limit, largest)
     extract.upload_sealed(shards, destination)
     if not relay.total:

@@ -90,6 +90,14 @@ def test_captions_as_clips_pieces(tmp_path: Path) -> None:
         prepare_words(tmp_path, Manifest(tmp_path / "m.parquet"), SETTINGS)
 
 
+def test_a_mistyped_backbone_is_said_before_the_folder_is_given_to_it(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "m.parquet", [Video("v", captions=[Caption(0, 1, "flip")])])
+    where = ["--videos", str(tmp_path), "--shards", str(tmp_path / "shards")]
+    with pytest.raises(InputError, match=r"resnet15 \(did you mean resnet152\?\)"):
+        main([str(tmp_path / "m.parquet"), *where, "--recipe", "demo", "--extract.video_2d", "resnet15"])
+    assert not (tmp_path / "shards").exists()
+
+
 def test_inspect_shows_one_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

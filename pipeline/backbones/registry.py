@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from functools import partial
 
 from pipeline.backbones.base import Backbone
 from pipeline.backbones.clip import clip_vit_b32
+from pipeline.backbones.names import TIMM_PREFIX, check_name
 from pipeline.backbones.resnet152 import resnet152
 from pipeline.backbones.resnext101_3d import resnext101_3d
 from pipeline.backbones.s3d import s3d_howto100m
 from pipeline.backbones.seeded import seeded_2d, seeded_3d
 from pipeline.backbones.slowfast import slowfast
-from pipeline.backbones.timm_frames import PREFIX, timm_frames
-from pipeline.errors import InputError
+from pipeline.backbones.timm_frames import timm_frames
 
 _BACKBONES: dict[str, Callable[[], Backbone]] = {
     "clip_vit_b32": clip_vit_b32,
@@ -28,21 +27,11 @@ _BACKBONES: dict[str, Callable[[], Backbone]] = {
 }
 
 
-def backbone_names() -> list[str]:
-    """The names that :func:`get_backbone` knows, beside ``timm:<name>``."""
-    return sorted(_BACKBONES)
-
-
 def get_backbone(name: str) -> Backbone:
     """A backbone's description; its network is made by :meth:`Backbone.load`.
 
     Raises:
         InputError: there is no such backbone; the nearest name is given.
     """
-    if name in _BACKBONES:
-        return _BACKBONES[name]()
-    if name.startswith(PREFIX):
-        return timm_frames(name)
-    nearest = difflib.get_close_matches(name, backbone_names(), n=1)
-    hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(backbone_names())}"
-    raise InputError(f"there is no backbone {name} ({hint})")
+    check_name(name)
+    return timm_frames(name) if name.startswith(TIMM_PREFIX) else _BACKBONES[name]()

@@ -11,11 +11,10 @@ import torch
 from torch import nn
 
 from pipeline.backbones.base import Backbone, Normalize, Normalized
+from pipeline.backbones.names import TIMM_PREFIX
 from pipeline.backbones.weights import checkpoint_path, from_hub
 from pipeline.errors import InputError
 from pipeline.media.decode import FrameFormat
-
-PREFIX = "timm:"
 
 
 def timm_frames(name: str) -> Backbone:
@@ -26,14 +25,14 @@ def timm_frames(name: str) -> Backbone:
     """
     import timm  # takes seconds to import, and few recipes need it
 
-    model = name.removeprefix(PREFIX)
+    model = name.removeprefix(TIMM_PREFIX)
     try:
         with torch.device("meta"):
             network: Any = timm.create_model(model, pretrained=False, num_classes=0)
     except RuntimeError:
         known = timm.list_models(pretrained=True)
         nearest = difflib.get_close_matches(model, known, n=1, cutoff=0.3)
-        hint = f"; did you mean {PREFIX}{nearest[0]}?" if nearest else ""
+        hint = f"; did you mean {TIMM_PREFIX}{nearest[0]}?" if nearest else ""
         raise InputError(f"timm has no network {model}{hint}") from None
     data = timm.data.resolve_model_data_config(network)
     size = int(data["input_size"][-1])

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import fsspec
 import yaml
+from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import InputError
 from pipeline.shards.files import FORMAT_VERSION, Stem, stems, sync_file, sync_folder
@@ -58,6 +59,8 @@ def filesystem(url: str) -> tuple[Any, str]:
         store, root = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as error:
         raise InputError(f"{url}: {_line(error)}") from None
+    if isinstance(store, LocalFileSystem):
+        store.auto_mkdir = True  # as in an object store, a place is there once something is put there
     return store, root.rstrip("/")
 
 

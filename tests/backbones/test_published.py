@@ -10,6 +10,7 @@ import torch
 from pipeline.backbones import slowfast
 from pipeline.backbones.base import Normalized
 from pipeline.backbones.extractor import FeatureExtractor
+from pipeline.backbones.names import NAMES
 from pipeline.backbones.registry import get_backbone
 from pipeline.config import ExtractSettings
 from pipeline.errors import InputError
@@ -257,3 +258,7 @@ def test_weights_that_are_no_good_are_named(content: str, tmp_path: Path, monkey
 def test_an_unknown_backbone_names_the_nearest() -> None:
     with pytest.raises(InputError, match="did you mean resnet152"):
         get_backbone("resnet512")
+
+
+def test_names_are_those_of_the_registry() -> None:
+    assert all(get_backbone(name).name == name for name in NAMES)

@@ -51,6 +51,13 @@ def test_there_and_back(store, folder, whole, tmp_path):
     assert verify(mounted).problems == []
 
 
+def test_a_folder_elsewhere_is_a_store_too_and_is_made(folder, tmp_path):
+    url = f"file://{tmp_path}/elsewhere/set"
+    assert upload(folder, url, remove=True) == (3, 0)
+    assert mount(url, tmp_path / "mounted") == 3
+    assert verify(tmp_path / "mounted").problems == verify(folder).problems == []
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_training_and_evaluation_read_from_the_store(store, folder, whole, tmp_path, workers):
     url = f"{store}/train{workers}"
