@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,12 @@ from torch.utils.data import DataLoader, Dataset
 from pipeline.config import ClipSettings, ModelSettings
 from pipeline.media.logmel import log_mel
 from pipeline.models import build_model
+from pipeline.shards.batches import ClipReader
 from pipeline.shards.clips import Clip, training_clips, whole_seconds
 from pipeline.shards.files import Stem
 from pipeline.shards.foreign.npz_tree import write_tree
 from pipeline.shards.index import IndexRow, read_index, rows_of, write_index
-from pipeline.shards.loader import TrainingLoader
+from pipeline.shards.loader import TrainingLoader, fill_training_batch
 from pipeline.shards.reader import ShardSet
 from pipeline.shards.sample import Sample, encode_captions, to_8bit, to_decibels
 from pipeline.shards.tars import Read, Tars
@@ -254,36 +256,49 @@ def against_the_published(
 
 
 def against_pread(shards: ShardSet, epochs: int) -> list[dict[str, Any]]:
-    """Bytes per second of the loader in one process, and of ``pread`` alone of the same ranges in the same order."""
-    ranges: list[tuple[int, int, int]] = []
+    """Bytes per second of the loader in one process, and of ``pread`` alone of the same ranges in the same order.
+
+    ``pread`` reads into one buffer, which stays in the processor's cache; ``into batches`` to where the loader reads,
+    two batches in turn, without which there is no batch.
+    """
+    ranges: list[Read] = []
+    clips = ClipReader(shards, SETTINGS)
+    batches = [clips.layout.allocate(BATCH_VIDEOS * SETTINGS.per_video) for _ in range(2)]
     read_into, read_soon = Tars.read_into, Tars.read_soon
 
     def noting(self: Tars, read: Read) -> bool:
-        ranges.append(read[:3])
+        ranges.append(read)
         read_into(self, read)
         return True
 
-    def raw_pass(descriptors: list[int]) -> None:
-        buffer = memoryview(bytearray(max(size for _, _, size in ranges)))
-        for tar, offset, size in ranges:
+    def note_epoch(epoch: int) -> None:
+        ranges.clear()
+        Tars.read_into = Tars.read_soon = noting  # type: ignore[method-assign,assignment]
+        for place, request in enumerate(islice(loader.plan(epoch, 0), len(loader))):
+            fill_training_batch(clips, batches[place % 2], 1, *request)
+        Tars.read_into, Tars.read_soon = read_into, read_soon  # type: ignore[method-assign]
+
+    def one_buffer() -> None:
+        buffer = memoryview(bytearray(max(read.size for read in ranges)))
+        for tar, offset, size, _ in ranges:
             os.preadv(descriptors[tar], [buffer[:size]], offset)
+
+    def into_batches() -> None:
+        for tar, offset, _, buffers in ranges:
+            os.preadv(descriptors[tar], buffers, offset)
 
     rows = []
     descriptors = [os.open(stem.tar, os.O_RDONLY) for stem in shards.stems]
     for cache in ("cold", "warm"):
-        loader, plan = (TrainingLoader(shards, SETTINGS, BATCH_VIDEOS, seed=1) for _ in range(2))
+        loader = TrainingLoader(shards, SETTINGS, BATCH_VIDEOS, seed=1)
         consume(loader)
-        loader.set_epoch(1)
-        plan.set_epoch(1)
-        spent = {"loader": [0.0, 0.0], "pread": [0.0, 0.0]}
+        ways = {"loader": partial(consume, loader), "pread": one_buffer, "into batches": into_batches}
+        spent = {name: [0.0, 0.0] for name in ways}
         read = 0
-        for _ in range(epochs):
-            ranges.clear()
-            Tars.read_into = Tars.read_soon = noting  # type: ignore[method-assign,assignment]
-            consume(plan)
-            Tars.read_into, Tars.read_soon = read_into, read_soon  # type: ignore[method-assign]
-            read += sum(size for _, _, size in ranges)
-            for name, run in (("loader", partial(consume, loader)), ("pread", partial(raw_pass, descriptors))):
+        for epoch in range(1, epochs + 1):
+            note_epoch(epoch)
+            read += sum(one.size for one in ranges)
+            for name, run in ways.items():
                 if cache == "cold":
                     drop(shards.folder)
                 started, started_cpu = time.perf_counter(), time.process_time()
@@ -293,7 +308,9 @@ def against_pread(shards: ShardSet, epochs: int) -> list[dict[str, Any]]:
         rows.append({"cache": cache, "MB": read / epochs / 1e6, "reads": len(ranges)})
         for name, (seconds, cpu) in spent.items():
             rows[-1] |= {f"{name} MB/s": read / seconds / 1e6, f"{name} MB/CPU s": read / cpu / 1e6}
-        rows[-1]["share"] = spent["pread"][0] / spent["loader"][0]
+        for name in ("pread", "into batches"):
+            shares = (before / after for before, after in zip(spent[name], spent["loader"], strict=True))
+            rows[-1] |= zip((f"share of {name}", f"CPU share of {name}"), shares, strict=True)
     for descriptor in descriptors:
         os.close(descriptor)
     whole = sum(stem.tar.stat().st_size for stem in shards.stems)

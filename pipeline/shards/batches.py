@@ -89,7 +89,7 @@ class ClipReader:
         offset, size = int(self._json_offset[number]), int(self._json_size[number])
         data = self.tars.read(int(self.shard[number]), offset, self._narration_bytes(number))
         try:
-            values = json.loads(data[:size])
+            values = json.loads(str(data[:size], "utf-8"))
             captions = values["captions"]
             found = Narration(
                 captions["start"],
@@ -174,7 +174,8 @@ class ClipReader:
                 values[: len(frames)] = to_decibels(frames, audio.dtype)
         quiet = silence(audio.dtype)
         for values, count in zip(audio, counts, strict=True):
-            values[count:] = quiet
+            if count < len(values):  # most clips are full
+                values[count:] = quiet
         rows["audio_nframes"][:] = counts
         return pending
 
@@ -209,7 +210,8 @@ class ClipReader:
                 targets = [values[:taken] for values, taken in zip(target, steps, strict=True)]
                 pending += self._read(number, member, kept, targets)
             for values, taken in zip(target, steps, strict=True):
-                values[taken:] = 0
+                if taken < len(values):
+                    values[taken:] = 0
         rows["places_2d"][:] = [clip.places for clip in tokens]
         rows["video_tokens"][:] = [clip.kept for clip in tokens]
         return pending

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +33,14 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
 
 def _storage(data: bytes) -> Any:
     """The function of this name in torch unpickles without any restriction."""
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    try:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch's message says how to read it without restriction, which is no advice here
+        refused = re.search(r"unsupported global:? (?:GLOBAL )?([\w.]+)", str(error), re.IGNORECASE)
+        if refused:
+            raise _RefusedError(refused[1]) from None
+        raise pickle.UnpicklingError("the bytes of a tensor are none that torch.save wrote") from None
 
 
 def _admitted() -> dict[tuple[str, str], Any]:
