@@ -7,6 +7,7 @@ import errno
 import re
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ def verb_parser(description: str | None, *, recipe: str | None = None) -> argpar
     parser = argparse.ArgumentParser(
         prog=f"python -m pipeline.{verb}" if (Path(__file__).parent / f"{verb}.py").is_file() else None,
         description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_HelpFormatter,
     )
     if recipe is not None:
         parser.add_argument(
@@ -46,6 +47,13 @@ def verb_parser(description: str | None, *, recipe: str | None = None) -> argpar
             "Each setting can be changed with --section.key value",
         )
     return parser
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps a docstring's lines, and names with hyphens in one piece."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
 
 def parse_with_recipe(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, Recipe]:

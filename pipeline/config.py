@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,6 +47,27 @@ __all__ = [
 
 RECIPES = Path(__file__).parent / "recipes"
 
+_LEAST = {
+    0: (
+        "clips.max_video_tokens", "model.depth", "loss.clusters", "loss.queue_size", "train.steps",
+        "train.weight_decay", "train.warmup_steps", "train.workers",
+    ),
+    1: (
+        "clips.per_video", "clips.max_words", "clips.max_audio_frames", "clips.pieces", "clips.shuffle_shards",
+        "model.video_dim", "model.text_dim", "model.embed_dim", "model.projection_dim", "model.heads",
+        "model.davenet_width", "model.max_audio_tokens", "model.max_video_tokens", "model.max_text_tokens",
+        "model.reconstruction_dim", "model.cluster_classes", "model.cluster_projection_dim",
+        "train.batch_videos", "train.accumulate", "train.epochs", "train.checkpoint_every", "train.keep",
+        "train.evaluate_every", "train.log_every",
+        "evaluate.batch_clips", "evaluate.max_words", "evaluate.windows",
+    ),
+}  # fmt: skip
+"""The least that settings can be."""
+_POSITIVE = (
+    "clips.seconds", "model.mlp_ratio", "loss.temperature", "loss.cluster_temperature", "train.learning_rate",
+    "train.decay", "train.clip_gradient",
+)  # fmt: skip
+
 
 def recipe_names() -> list[str]:
     """Names of the recipes that come with the package."""
@@ -77,10 +99,51 @@ def from_dict(values: Mapping[str, Any], where: str = "settings") -> Recipe:
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Recipe, as_group=False)
     try:
-        return Recipe(**parser.instantiate_classes(parser.parse_object(dict(values))).as_dict())
+        recipe = Recipe(**parser.instantiate_classes(parser.parse_object(dict(values))).as_dict())
     except (jsonargparse.ArgumentError, TypeError) as error:
-        cause = re.sub(r'Parser key "([^"]+)":', r"\1:", " ".join(str(error).split()))
-        raise InputError(f"{where}: {cause}") from None
+        raise InputError(f"{where}: {_explain(error, values)}") from None
+    _check_ranges(recipe, where)
+    return recipe
+
+
+def _explain(error: Exception, values: Mapping[str, Any]) -> str:
+    """A wrong value in a sentence; jsonargparse's own account of it is long."""
+    found = re.search(r'Parser key "([\w.]+)"', str(error))
+    hint: Any = Recipe
+    value: Any = values
+    for part in found[1].split(".") if found else ():
+        if not dataclasses.is_dataclass(hint) or not isinstance(value, Mapping):
+            break
+        hint, value = typing.get_type_hints(hint)[part], value.get(part)
+    if found is None or dataclasses.is_dataclass(hint):
+        return " ".join(str(error).split())
+    return f"{found[1]} cannot be {value!r}; it takes {_kind(hint)}"
+
+
+def _kind(hint: Any) -> str:
+    """A type in a user's words."""
+    options = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        return ", ".join(options[:-1]) + f" or {options[-1]}"
+    if typing.get_origin(hint) is types.UnionType:
+        return " or ".join(map(_kind, options))
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", types.NoneType: "null"}
+    return names.get(hint, str(hint))
+
+
+def _check_ranges(recipe: Recipe, where: str) -> None:
+    """Refuses numbers that no run could begin with; null and what is not listed here pass."""
+    for least, keys in _LEAST.items():
+        for key in keys:
+            section, name = key.split(".")
+            value = getattr(getattr(recipe, section), name)
+            if value is not None and not value >= least:
+                raise InputError(f"{where}: {key} is {value}; it must be {least} or more")
+    for key in _POSITIVE:
+        section, name = key.split(".")
+        value = getattr(getattr(recipe, section), name)
+        if value is not None and not value > 0:
+            raise InputError(f"{where}: {key} is {value}; it must be more than 0")
 
 
 def _read_yaml(name: str) -> dict[str, Any]:

@@ -68,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     page = retrieval_page(result, clips, ranks, recipe.to_dict())
     replace_file(out.with_name(f"{prefix}retrieval.html"), lambda part: part.write_text(page))
     _show(result)
+    _note_lacking(result)
     count = f"{len(clips.clip_ids):,} clips of split {recipe.evaluate.split}"
     console.print(f"evaluate: {count}, {checkpoint.name} → {out}", soft_wrap=True)
 
@@ -155,6 +156,15 @@ def _show_whole_videos(result: dict[str, Any]) -> None:
     for way, meaning in WAYS.items():
         table.add_row(meaning, *(f"{result[way][key]:.1f}" for key in ("R1", "R5", "R10")))
     console.print(table)
+
+
+def _note_lacking(result: dict[str, Any]) -> None:
+    """Says which modalities clips lack: directions with those tell little."""
+    names = {"t": "text", "v": "video", "a": "sound"}
+    lacking = {names[name]: result["clips"] - count for name, count in result["with_modality"].items()}
+    for name, count in lacking.items():
+        if count:
+            console.print(f"evaluate: {count:,} of {result['clips']:,} clips have no {name}")
 
 
 if __name__ == "__main__":

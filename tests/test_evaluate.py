@@ -109,7 +109,15 @@ def test_a_published_checkpoint_needs_no_run(folder: Path, tmp_path: Path) -> No
 def test_a_page_shows_figures_and_examples(folder: Path) -> None:
     run(folder, "--total", "10")
     page = (folder / "run" / "retrieval.html").read_text()
-    for shown in ("t → va", "v+a → t", "chance", "4 missing", "test-0/0", "what came first"):
+    for shown in (
+        "t → va",
+        "v+a → t",
+        "chance",
+        "4 missing",
+        "text 6, video 6, sound 6",
+        "test-0/0",
+        "what came first",
+    ):
         assert shown in page
     assert "http" not in page.replace("http://www.w3.org", "")
 

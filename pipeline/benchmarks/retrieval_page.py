@@ -16,6 +16,7 @@ from pipeline.pages.page import Section, Tile, render_report, table
 Ranks = npt.NDArray[np.float64]
 
 _EXAMPLES = 12
+_MODALITIES = {"t": "text", "v": "video", "a": "sound"}
 _SHOWN_FIRST = ("t2va", "t2v+a", "ta2v", "t2v", "a2v")
 """Directions for examples: the first that the model gives."""
 
@@ -55,13 +56,22 @@ def retrieval_page(
         recipe=recipe,
         headline=tiles,
         sections=[
-            Section("figures", "Every direction", bar_chart(bars, reference) + table(header, rows), "Recall at 10."),
+            Section("figures", "Every direction", bar_chart(bars, reference) + table(header, rows), _legend(result)),
             Section("ranks", "Where the matches rank", line_chart(_curves(ranks), "rank", "% of queries at or above")),
             Section(
                 "examples", f"Examples, {_arrow(shown)}", _examples(clips, similarity_of(clips, shown), ranks[shown])
             ),
         ],
         made_at=datetime.now(),
+    )
+
+
+def _legend(result: Mapping[str, Any]) -> str:
+    """What the letters stand for, and how many clips have it at all."""
+    having = [f"{_MODALITIES[name]} {count:,}" for name, count in result["with_modality"].items()]
+    return (
+        "Recall at 10. t is text, v video, a sound; va is both fused, v+a the sum of two embeddings. Of "
+        f"{result['clips']:,} clips so many have: {', '.join(having)}."
     )
 
 

@@ -5,7 +5,9 @@ Its first kernel spans all mel bands, so everything after it is a convolution ov
 the weights keep the two-dimensional shapes of the published checkpoints.
 
 Tensors are ``[batch, channels, time]``. Where :mod:`~pipeline.models.fast_convolution` takes fewer operations on a CPU
-they lie in memory as it makes them, time first and channels last, and stay so until a convolution as defined comes.
+they lie in memory as it makes them, time first and channels last, and stay so until a convolution as defined comes. On
+a GPU they lie batch first and channels last, as its matrix units take them, and convolutions are those of images one
+high, since torch's convolution over time would copy each tensor to another order.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ DavenetSize = Literal["small", "large"]
 
 MEL_BANDS = 40
 KERNEL = 9
+CHANNELS_LAST_ON = ("cuda",)
+"""Kinds of devices whose convolutions want channels last."""
 BLOCKS: dict[DavenetSize, tuple[int, ...]] = {"small": (2, 2, 2, 2), "large": (2, 2, 1, 1, 1, 1)}
 """Residual blocks per stage; each stage halves the rate."""
 
@@ -42,7 +46,11 @@ class TimeConvolution(nn.Module):
         """``[batch, in channels, time]`` → ``[batch, out channels, time / stride]``."""
         out_channels, _, _, width = self.weight.shape
         kernel = self.weight.view(out_channels, -1, width)
-        if width == 1 and _channels_last(x):
+        if x.device.type in CHANNELS_LAST_ON:
+            image = x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+            strides, padding = (1, self.stride), (0, self.padding)
+            return F.conv2d(image, kernel.unsqueeze(2), stride=strides, padding=padding).squeeze(2)
+        if width == 1 and _time_first(x):
             return linear(x.permute(2, 0, 1)[:: self.stride], kernel[:, :, 0]).permute(1, 2, 0)
         cut = self._plan(x)
         if cut is None:
@@ -69,7 +77,7 @@ class TimeNorm(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape, and the same order in memory."""
-        if _channels_last(x):
+        if _time_first(x):
             return super().forward(x.permute(2, 1, 0).unsqueeze(3)).squeeze(3).permute(2, 1, 0)
         return super().forward(x.unsqueeze(2)).squeeze(2)
 
@@ -145,8 +153,9 @@ class Davenet(nn.Module):
         return F.max_pool1d(frames, self.frames_per_token(frames.shape[2]), ceil_mode=True).squeeze(1) > 0
 
 
-def _channels_last(x: Tensor) -> bool:
-    return x.stride(1) == 1 and x.shape[1] > 1
+def _time_first(x: Tensor) -> bool:
+    """Whether ``[batch, channels, time]`` lies in memory with time first and channels last."""
+    return x.stride(1) == 1 and x.shape[1] > 1 and x.stride(2) >= x.stride(0)
 
 
 def _phases(signal: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
