@@ -241,6 +241,9 @@ class TrainSettings:
     """Largest norm of all gradients together; null: not clipped."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the network's matrix products; similarities, losses and norms are float32 always."""
+    compile: bool = False
+    """Whether ``torch.compile`` makes one program of the network. What that is worth on a device, ``benchmarks/step.py
+    --compile`` tells; on a CPU it is nothing."""
     eval_mode: bool = False
     """Whether the network trains in eval mode: batch norm keeps its statistics (MFT's fine-tuning)."""
     batch_norm: Literal["per_rank", "synchronized"] = "per_rank"

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -158,8 +158,20 @@ class _Plan(NamedTuple):
         return torch.cat([stretches[source] for source in self.order], dim=dim)
 
 
-@lru_cache(maxsize=64)
 def _plan(
+    counts: tuple[tuple[str, int], ...], combinations: tuple[Combination, ...], class_token: bool, device: torch.device
+) -> _Plan:
+    return _Plan(*_constants(counts, combinations, class_token, device))
+
+
+@torch.compiler.assume_constant_result
+def _constants(*arguments: Any) -> tuple[Any, ...]:
+    """What a plan is made of; a compiled network keeps it, where it would make the tables anew in each step."""
+    return tuple(_made_plan(*arguments))
+
+
+@lru_cache(maxsize=64)
+def _made_plan(
     counts: tuple[tuple[str, int], ...], combinations: tuple[Combination, ...], class_token: bool, device: torch.device
 ) -> _Plan:
     names = [name for name, _ in counts]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from rich.console import Console
@@ -86,6 +86,7 @@ def train(
     if settings.batch_norm == "synchronized":
         synchronize_batch_norm(model)  # alone too: torch's own layer rounds otherwise
     model.train(not settings.eval_mode)
+    network = cast(nn.Module, torch.compile(model)) if settings.compile else model
     optimizer = build_optimizer(settings, model)
     scaler = torch.amp.GradScaler(ranks.device.type, enabled=settings.precision == "float16")
     parts: dict[str, Stateful] = {"model": model, "loss": loss, "optimizer": optimizer, "scaler": scaler}
@@ -111,7 +112,7 @@ def train(
             if begin_epoch is not None and position.step % steps_per_epoch == 0:
                 begin_epoch()
             total, terms = loss_and_gradients(
-                model, loss, prepare(batch), ranks, settings.precision, scaler, settings.accumulate
+                network, loss, prepare(batch), ranks, settings.precision, scaler, settings.accumulate
             )
             scaler.unscale_(optimizer)
             norm = _clip_gradients(model, settings.clip_gradient)

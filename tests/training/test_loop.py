@@ -2,6 +2,7 @@ import json
 import os
 import random
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,17 @@ def test_resumed_after_kills_at_random_steps_the_losses_are_bit_equal(tmp_path: 
             state = newest(run)
         run_training(run, state, steps=40, checkpoint_every=3)
         assert losses(run) == undisturbed
+
+
+def test_a_compiled_network_trains_and_is_saved_as_the_plain_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_training(tmp_path / "plain", steps=4)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    run_training(tmp_path / "compiled", steps=2, compile=True)
+    run_training(tmp_path / "compiled", newest(tmp_path / "compiled"), steps=4, compile=True)
+    assert losses(tmp_path / "compiled") == losses(tmp_path / "plain")
+    assert list(newest(tmp_path / "compiled")["model"]) == list(newest(tmp_path / "plain")["model"])
 
 
 def test_the_model_learns(tmp_path: Path) -> None:
