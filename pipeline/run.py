@@ -284,7 +284,7 @@ class Relay:
         }
         if again:
             lines.append(f"the same command tries again what failed for now: {', '.join(sorted(again))}")
-        return lines + [f"stopped early, {who}: {why}" for who, why in self.session.stopped.items()]
+        return lines + self.session.remarks()
 
 
 def _failures(fetched: Tally, extracted: Tally) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Collection, Iterator, Sequence
-from datetime import timedelta
+from datetime import date, timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,10 @@ from pipeline.types import Video
 STAGE = "download"
 VANISHED = "vanished"
 """Said instead of a reason: the ledger calls a video done, but it is neither in the folder nor extracted."""
+OLD_DAYS = 60
+"""A yt-dlp that is older is named as a possible cause of failures."""
+MAY_BE_OLD = frozenset({"no_formats", "unknown", "forbidden", "bot_check"})
+"""Reasons that a site gives to a yt-dlp that it does not know any more."""
 DISK_SECONDS = 2.0
 """The room on the disk is looked at this often."""
 
@@ -130,7 +135,20 @@ class Session:
                 f"{len(self._vanished):,} of the done are neither in {self._folder} nor extracted (such as "
                 f"{self._vanished[0]}): --retry {VANISHED} fetches them again"
             )
-        return lines + [f"stopped early, {who}: {why}" for who, why in self.stopped.items()]
+        return lines + self.remarks()
+
+    def remarks(self) -> list[str]:
+        """What ended before its time, and what may help."""
+        lines = [f"stopped early, {who}: {why}" for who, why in self.stopped.items()]
+        days = (now().date() - yt_dlp_date()).days
+        if days > OLD_DAYS and MAY_BE_OLD & self.tally.counts.keys():
+            lines.append(f"yt-dlp is {days} days old, and sites change: pip install -U yt-dlp may help")
+        return lines
+
+
+def yt_dlp_date() -> date:
+    """The day of the installed version, which is its name."""
+    return date(*map(int, version("yt-dlp").split(".")[:3]))
 
 
 def _count(flags: pa.ChunkedArray) -> int:

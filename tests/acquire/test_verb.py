@@ -169,9 +169,18 @@ def test_a_source_that_refuses_everything_is_given_up_and_said(manifest, corpus,
         with pytest.raises(InputError, match="none of the 3 videos could be had"):
             download(manifest, mirror, capsys, "--download.give_up_after", "3", "--download.concurrency", "1")
         said = capsys.readouterr().err.strip().splitlines()
+        assert not [line for line in said if "yt-dlp" in line]  # a wrong password has another cause
         assert mirror.requests.total() == 3 and set(outcomes(manifest).values()) == {"auth_failed"}
         assert "is not asked any more: it only answers auth_failed" in said[-1]
         assert "0 done, 3 failed (auth_failed 3)" in said[-2]
+
+
+def test_an_old_client_is_named_where_it_may_be_the_cause(manifest, corpus, shared_ray, capsys, monkeypatch):
+    monkeypatch.setattr("pipeline.acquire.session.version", lambda _: "2020.1.2")
+    with Mirror(corpus, {"a0.mp4": Fault("status", status=403)}) as mirror:
+        said = download(manifest, mirror, capsys, "--limit", "2")
+    assert "1 done, 1 failed (forbidden 1)" in said[-2]
+    assert said[-1].startswith("yt-dlp is ") and said[-1].endswith("pip install -U yt-dlp may help")
 
 
 def test_the_caps_of_a_day_and_of_the_disk(manifest, corpus, shared_ray, capsys, video_file):
