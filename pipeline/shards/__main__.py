@@ -100,11 +100,10 @@ def _verify(arguments: argparse.Namespace) -> None:
         report = verify(arguments.folder, arguments.workers, lambda done: bar.advance(task, done))
     for problem in report.problems:
         print(problem)
-    making = len(stems(arguments.folder, ".journal"))
-    samples = sum(len(shard.rows) for shard in report.shards)
+    making = _in_the_making(arguments.folder)
+    samples = sum(len(shard.ids) for shard in report.shards)
     found = f"{len(report.shards):,} shards, {samples:,} samples, {size / 1e9:.2f} GB"
-    unseen = f"; {making} shards in the making were not looked at" if making else ""
-    console.print(f"verify: {found}: {len(report.problems):,} problems{unseen}", soft_wrap=True)
+    console.print(f"verify: {found}: {len(report.problems):,} problems{making}", soft_wrap=True)
     lost = set(report.redo)
     there = report.good | unsealed_ids(arguments.folder)
     missing = [video_id for video_id in wanted if video_id not in there]
@@ -147,7 +146,8 @@ def _repack(arguments: argparse.Namespace) -> None:
         result = repack(source, arguments.target, changes, lambda: bar.advance(task))
     for modality, videos in result.lacking.items():
         console.print(f"{videos:,} videos have no {modality} in the other shards, and are left without")
-    console.print(f"repack: {result.written:,} samples written, {result.before:,} were there → {arguments.target}")
+    written = f"{result.written:,} samples written, {result.before:,} were there → {arguments.target}"
+    console.print(f"repack: {written}{_in_the_making(arguments.folder)}", soft_wrap=True)
 
 
 def _changes(arguments: argparse.Namespace) -> Repacking:
@@ -182,6 +182,8 @@ def _stats(arguments: argparse.Namespace) -> None:
 
     for line in describe_shards(ShardSet(arguments.folder)):
         print(line)
+    if making := _in_the_making(arguments.folder):
+        console.print(making.removeprefix("; "))
 
 
 def _show(arguments: argparse.Namespace) -> None:
@@ -211,6 +213,14 @@ def _mount(arguments: argparse.Namespace) -> None:
 
     shards = mount(arguments.url, arguments.folder)
     console.print(f"mount: {shards:,} shards of {arguments.url} → {arguments.folder}", soft_wrap=True)
+
+
+def _in_the_making(folder: Path) -> str:
+    """What is to be said of shards that are not sealed, which only extraction looks at."""
+    from pipeline.shards.files import stems
+
+    making = len(stems(folder, ".journal"))
+    return f"; {making} shards in the making were not looked at" if making else ""
 
 
 def _listed(ids: Iterable[str], most: int = 10) -> str:

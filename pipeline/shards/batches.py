@@ -71,6 +71,7 @@ class ClipReader:
         self._json_offset = column(table, "json_offset", 0)
         self._json_size = column(table, "json_size", 0)
         self._members = {modality: MemberColumns(table, modality) for modality in MODALITIES}
+        self._captions = column(table, "captions", 0)
         self._words = shards.words
         self._memory = bytearray()
         widths = {modality: int(members.width.max(initial=0)) for modality, members in self._members.items()}
@@ -98,17 +99,18 @@ class ClipReader:
                 decode_array(data[text.offset - offset :], text, text.length) if text else np.zeros(0, np.int32),
                 values["caption_words"] if text else [0] * (len(captions["start"]) + 1),
             )
-            self._check(found)
+            self._check(number, found)
         except (ValueError, KeyError, TypeError) as error:
             raise self.tars.damaged(
                 int(self.shard[number]), f"the JSON or the words at byte {offset} are unusable: {error!r}"
             ) from None
         return found
 
-    def _check(self, found: Narration) -> None:
+    def _check(self, number: int, found: Narration) -> None:
         """Raises ValueError where clips would stumble; a checksum would need the whole sample."""
-        if not len(found.starts) == len(found.ends) == len(found.texts) == len(found.caption_words) - 1:
-            raise ValueError("its captions are not as many starts, ends, texts and word offsets")
+        counts = {len(found.starts), len(found.ends), len(found.texts), len(found.caption_words) - 1}
+        if counts != {int(self._captions[number])}:
+            raise ValueError("its captions are not as many starts, ends, texts and word offsets as the index says")
         # as unsigned numbers, negative ids are too large as well
         if len(found.word_ids) and int(found.word_ids.view(np.uint32).max()) >= self._words:
             raise ValueError(f"a word's id is none of the {self._words:,} of words.parquet")

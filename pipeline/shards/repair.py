@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.errors import InputError
 from pipeline.shards.files import NewerFormatError, ShardError, Stem, WriterLock, stems, sync_folder, write_all
-from pipeline.shards.index import IndexRow, read_index, write_index
+from pipeline.shards.index import IndexRow, read_index, rows_of, write_index
 from pipeline.shards.recovery import END_OF_TAR, seal_leftovers
 from pipeline.shards.remote import remote_url
 from pipeline.shards.scan import scan
@@ -53,7 +53,7 @@ def repair(folder: Path, workers: int = 4) -> Repairs:
             repairs.done += _mend(shard, kept)
         finally:
             lock.release()
-    repairs.redo = sorted({row.video_id for shard in report.shards for row in shard.rows} - kept)
+    repairs.redo = sorted({video_id for shard in report.shards for video_id in shard.ids} - kept)
     return repairs
 
 
@@ -72,11 +72,14 @@ def _mend(shard: ShardReport, kept: set[str]) -> Iterator[str]:
         stem.index.unlink()
         yield f"{stem.index}: removed, its tar is gone"
         return
-    rows = shard.rows
+    if not shard.problems and kept.isdisjoint(shard.ids) and len(set(shard.ids)) == len(shard.ids):
+        kept.update(shard.ids)
+        return
+    rows = _indexed_rows(stem)
     if shard.problems:
         # an index may be of another tar: what the tar itself says decides, and the index's checksum of a sample where
         # it is of this size; one of another size was made of other features of that video
-        checksums = {(row.video_id, row.size): row.checksum for row in shard.rows}
+        checksums = {(row.video_id, row.size): row.checksum for row in rows}
         rows = []
         for found in scan(stem.tar):
             if isinstance(found, str):
@@ -88,9 +91,15 @@ def _mend(shard: ShardReport, kept: set[str]) -> Iterator[str]:
         if row.video_id not in kept:
             good.append(row)
             kept.add(row.video_id)
-    if shard.problems or len(good) < len(rows):
-        rewrite(stem, good)
-        yield f"{stem.tar}: " + (f"made again with its {len(good)} good samples" if good else "removed, nothing stays")
+    rewrite(stem, good)
+    yield f"{stem.tar}: " + (f"made again with its {len(good)} good samples" if good else "removed, nothing stays")
+
+
+def _indexed_rows(stem: Stem) -> list[IndexRow]:
+    try:
+        return rows_of(read_index(stem))
+    except ShardError:
+        return []
 
 
 def rewrite(stem: Stem, rows: Sequence[IndexRow]) -> None:

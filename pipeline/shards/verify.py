@@ -35,8 +35,8 @@ class ShardReport:
     """One shard, looked at."""
 
     stem: Stem
-    rows: list[IndexRow] = field(default_factory=list)
-    """What its index says."""
+    ids: list[str] = field(default_factory=list)
+    """The videos that its index lists. What else it says is not kept: of a million videos it would be gigabytes."""
     damaged: set[str] = field(default_factory=set)
     """Videos whose sample is not what the index says."""
     problems: list[Problem] = field(default_factory=list)
@@ -59,13 +59,12 @@ class Report:
     @property
     def redo(self) -> list[str]:
         """The videos that have to be extracted again, since no shard has a good sample of them."""
-        good = {row.video_id for shard in self.shards for row in shard.rows if row.video_id not in shard.damaged}
-        return sorted({video_id for problem in self.problems for video_id in problem.redo} - good)
+        return sorted({video_id for problem in self.problems for video_id in problem.redo} - self.good)
 
     @property
     def good(self) -> set[str]:
         """The videos of which a good sample is there."""
-        return {row.video_id for shard in self.shards for row in shard.rows if row.video_id not in shard.damaged}
+        return {video_id for shard in self.shards for video_id in shard.ids if video_id not in shard.damaged}
 
 
 def verify(folder: Path, workers: int = 4, progress: Callable[[int], None] = lambda size: None) -> Report:
@@ -87,8 +86,8 @@ def verify(folder: Path, workers: int = 4, progress: Callable[[int], None] = lam
         shards = list(pool.map(check, sealed))
     where: dict[str, list[Stem]] = defaultdict(list)
     for shard in shards:
-        for row in shard.rows:
-            where[row.video_id].append(shard.stem)
+        for video_id in shard.ids:
+            where[video_id].append(shard.stem)
     repeated = {video_id: found for video_id, found in where.items() if len(found) > 1}
     problems = [problem for shard in shards for problem in shard.problems]
     problems += [
@@ -107,15 +106,16 @@ def check_shard(stem: Stem) -> ShardReport:
         return report
     try:
         table = read_index(stem)
-        report.rows = rows_of(table)
     except ShardError as error:
         report.problems.append(Problem(stem.index, str(error).removeprefix(f"{stem.index}: ")))
         return report
+    rows = rows_of(table)
+    report.ids = [row.video_id for row in rows]
     elsewhere = remote_url(stem.folder) is not None
     if not elsewhere and not stem.tar.exists():
-        report.add("is gone, its index is there", [row.video_id for row in report.rows])
+        report.add("is gone, its index is there", report.ids)
         return report
-    for what, redo in _check_tar(stem, report.rows, int(table.schema.metadata.get(b"tar_size", b"-1"))):
+    for what, redo in _check_tar(stem, rows, int(table.schema.metadata.get(b"tar_size", b"-1"))):
         report.add(what, redo)
     return report
 

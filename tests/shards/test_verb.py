@@ -4,6 +4,7 @@ from pipeline.datasets.table import write_manifest
 from pipeline.errors import InputError
 from pipeline.shards.__main__ import main
 from pipeline.shards.reader import ShardSet
+from pipeline.shards.writer import ShardWriter
 from pipeline.types import Video
 from tests.shards.samples import make_sample, small_sample, write_shards
 
@@ -62,6 +63,16 @@ def test_repack(folder, tmp_path, capsys):
     main(["repack", str(folder), str(tmp_path / "other"), "--add", f"2d={target}", "--audio", "8bit"])
     assert "1 videos have no 2d" in capsys.readouterr().err
     assert ShardSet(tmp_path / "other").read("one").arrays["audio"].dtype == "uint8"
+
+
+def test_shards_in_the_making_are_mentioned(folder, tmp_path, capsys):
+    writer = ShardWriter(folder, "set", "w1")
+    writer.add(small_sample("three"))
+    for arguments in (["stats", str(folder)], ["verify", str(folder)], ["repack", str(folder), str(tmp_path / "new")]):
+        main(arguments)
+        assert "1 shards in the making were not looked at" in capsys.readouterr().err
+    writer.abandon()
+    assert ShardSet(tmp_path / "new").ids == ["one", "two"]
 
 
 @pytest.mark.parametrize(

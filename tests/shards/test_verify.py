@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline.errors import InputError
 from pipeline.shards import repair as repair_module
 from pipeline.shards.files import ShardError, Stem
-from pipeline.shards.index import read_index, rows_of
+from pipeline.shards.index import read_index, rows_of, write_index
 from pipeline.shards.reader import ShardSet
 from pipeline.shards.recovery import completed_ids
 from pipeline.shards.repair import repair
@@ -197,6 +197,17 @@ def test_a_repeated_video_leaves_the_later_shard(folder):
     assert report.redo == []
     assert_mended(folder, [])
     assert not stem(folder, 0, "w1").tar.exists()
+
+
+def test_a_video_that_its_own_shard_repeats(folder):
+    tar = stem(folder).tar
+    tar.write_bytes(2 * tar.read_bytes()[:3072] + bytes(1024))
+    (row, _) = rows_of(read_index(stem(folder)))
+    write_index(stem(folder), [row, row.moved(3072)])
+    assert [problem.what for problem in verify(folder).problems] == [f"repeats video2, which {tar.name} has"]
+    repair(folder)
+    assert verify(folder).problems == []
+    assert completed_ids(folder) == set(IDS) - {"video3"}
 
 
 def test_a_damaged_video_that_another_shard_repeats_is_not_lost(folder):
