@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +21,9 @@ _TAG = re.compile(r"<[^>]*>")
 def read_captions(path: str | Path) -> list[Caption]:
     """Reads a ``.json3`` or ``.vtt`` file.
 
-    Captions without words are left out, and are in the order of their start; they may overlap, as the recognised ones
-    do. Of the rolling lines in recognised WebVTT each is taken once, where it first appears.
+    Captions without words are left out, and are in the order of their start; written ones may overlap. Recognised ones
+    roll: a line stays on the screen while the next is spoken. Each is taken once, where it first appears, and where the
+    words have times it lasts from its first word to the first of the next line.
 
     Raises:
         MediaError: ``corrupt``: neither format; ``not_found``: no such file.
@@ -39,6 +41,8 @@ def read_captions(path: str | Path) -> list[Caption]:
         try:
             events = json.loads(text)["events"]
             captions = [caption for event in events if (caption := _from_event(event)) is not None]
+            if any("tOffsetMs" in segment for event in events for segment in event.get("segs", [])):
+                captions = _without_overlap(sorted(captions))
         except (ValueError, TypeError, KeyError, AttributeError):
             raise MediaError("corrupt", f"{path}: captions neither in WebVTT nor in YouTube's json3") from None
     return sorted(captions, key=lambda caption: (caption.start, caption.end))
@@ -46,9 +50,22 @@ def read_captions(path: str | Path) -> list[Caption]:
 
 def _from_event(event: dict[str, Any]) -> Caption | None:
     """A json3 event: its start and length in milliseconds, its words or lines as segments."""
-    text = _one_line("".join(segment.get("utf8", "") for segment in event.get("segs", [])))
-    start = event.get("tStartMs", 0) / 1000
-    return Caption(start, start + event.get("dDurationMs", 0) / 1000, text) if text else None
+    spoken = [segment for segment in event.get("segs", []) if _one_line(segment.get("utf8", ""))]
+    if not spoken:
+        return None
+    text = _one_line("".join(segment.get("utf8", "") for segment in event["segs"]))
+    shown, first = event.get("tStartMs", 0), spoken[0].get("tOffsetMs", 0)
+    end = (shown + max(event.get("dDurationMs", 0), first)) / 1000
+    return Caption((shown + first) / 1000, end, text)
+
+
+def _without_overlap(captions: list[Caption]) -> list[Caption]:
+    """Captions in order, each of which ends where the next begins, at the latest."""
+    begins = [caption.start for caption in captions[1:]]
+    return [
+        caption._replace(end=min(caption.end, begin))
+        for caption, begin in zip(captions, [*begins, math.inf], strict=True)
+    ]
 
 
 def _from_vtt(text: str) -> list[Caption]:

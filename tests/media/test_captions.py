@@ -86,6 +86,26 @@ def test_json3(tmp_path: Path) -> None:
     assert captions[1].start == pytest.approx(2.1) and captions[1].end == pytest.approx(4.9)
 
 
+def test_recognised_lines_last_from_their_first_word_to_the_next_line(tmp_path: Path) -> None:
+    events = [
+        {"tStartMs": 0, "dDurationMs": 900_000, "id": 1},
+        {"tStartMs": 400, "dDurationMs": 5600, "segs": [{"utf8": "boil"}, {"utf8": " water", "tOffsetMs": 240}]},
+        {"tStartMs": 3670, "dDurationMs": 2330, "aAppend": 1, "segs": [{"utf8": "\n"}]},
+        {
+            "tStartMs": 3680,
+            "dDurationMs": 4400,
+            "segs": [{"utf8": " ", "tOffsetMs": 0}, {"utf8": "then", "tOffsetMs": 320}],
+        },
+        {"tStartMs": 20_000, "dDurationMs": 2000, "segs": [{"utf8": "pour"}]},
+    ]
+    (tmp_path / "v.en.json3").write_text(json.dumps({"events": events}))
+    assert read_captions(tmp_path / "v.en.json3") == [
+        (0.4, 4.0, "boil water"),
+        (4.0, 8.08, "then"),
+        (20.0, 22.0, "pour"),
+    ]
+
+
 @pytest.mark.parametrize("content", [b"", b"<html>", b"[]", b'{"events": 3}', b'{"events": [4]}', b"\xff\xfe\x00"])
 def test_what_are_not_captions(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "v.en.json3").write_bytes(content)
