@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ _LINES = (".txt", ".lst", ".list")
 def read_table(path: Path | str, id_column: str | None = None, url_column: str | None = None) -> Iterator[Video]:
     """Streams the videos of a list.
 
-    The columns of :class:`~pipeline.types.Video` are taken where they are there under these names. Where there is no
-    column of ids, the ids are those in the URLs or paths.
+    The columns of :class:`~pipeline.types.Video` are taken where they are there under these names, whatever their case.
+    Where there is no column of ids, the ids are those in the URLs or paths.
 
     Args:
         path: ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``, or ``.txt`` with an id, URL or path on each line.
@@ -38,9 +38,10 @@ def read_table(path: Path | str, id_column: str | None = None, url_column: str |
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no list {path}")
-    for number, row in enumerate(_rows(path), start=1):
+    for number, row in enumerate(_rows(path, {id_column, url_column}), start=1):
         try:
-            yield _to_video(row, id_column, url_column)
+            plain = {_plain(str(name)): value for name, value in row.items()}
+            yield _to_video({**row, **plain}, id_column, url_column)
         except KeyError as error:
             raise InputError(
                 f"{path}: no column {error.args[0]} (there are: {', '.join(map(str, row))}); "
@@ -50,14 +51,14 @@ def read_table(path: Path | str, id_column: str | None = None, url_column: str |
             raise InputError(f"{path}: row {number} cannot be read ({error})") from None
 
 
-def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
+def _rows(path: Path, named: Collection[str | None]) -> Iterator[Mapping[str, Any]]:
     kind = path.suffix.lower()
     if kind in (".jsonl", ".ndjson"):
         yield from _json_rows(path)
     elif kind == ".parquet":
         yield from _parquet_rows(path)
     elif kind in (".csv", ".tsv", *_LINES):
-        yield from _text_rows(path)
+        yield from _text_rows(path, {*ID_COLUMNS, *URL_COLUMNS, *PATH_COLUMNS, *named})
     else:
         raise InputError(f"{path}: unknown kind of list; known are .csv, .tsv, .jsonl, .parquet and .txt")
 
@@ -84,7 +85,7 @@ def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
         raise InputError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
 
 
-def _text_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+def _text_rows(path: Path, known: Collection[str | None]) -> Iterator[Mapping[str, Any]]:
     """Rows of a delimited file; without a header that we know, its first column is of ids, URLs or paths."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
@@ -92,7 +93,7 @@ def _text_rows(path: Path) -> Iterator[Mapping[str, Any]]:
             lines.seek(0)
             reader = csv.reader(lines, delimiter=delimiter_of(first, path.suffix.lower()))
             names = next(reader, [])
-            if not any(name.strip() in (*ID_COLUMNS, *URL_COLUMNS, *PATH_COLUMNS) for name in names):
+            if not any(name in known or _plain(name) in known for name in names):
                 if len(names) > 1:
                     raise InputError(
                         f"{path}: its first line names no column of ids, URLs or paths ({', '.join(names)[:200]}); "
@@ -112,6 +113,11 @@ def delimiter_of(header: str, suffix: str = "") -> str:
     if suffix == ".tsv":
         return "\t"
     return max(",;\t", key=header.count) if header else ","
+
+
+def _plain(name: str) -> str:
+    """A column's name as it is looked up: ``Video ID`` is ``video_id``."""
+    return name.strip().lower().replace(" ", "_")
 
 
 def _meaning(cell: str) -> str:

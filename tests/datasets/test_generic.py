@@ -61,6 +61,10 @@ def test_captions_as_objects_as_three_lists_and_as_text(tmp_path):
 def test_named_columns(tmp_path):
     (video,) = read(tmp_path / "a.csv", "id,name,where\n1,abc,http://h/abc.mp4\n", id_column="name", url_column="where")
     assert (video.video_id, video.url) == ("abc", "http://h/abc.mp4")
+    (video,) = read(tmp_path / "b.csv", "clip,where\nabc,x\n", id_column="clip")
+    assert video.video_id == "abc"
+    (video,) = read(tmp_path / "c.csv", "Video ID,URL\nabc,http://h/abc.mp4\n")
+    assert (video.video_id, video.url) == ("abc", "http://h/abc.mp4")
 
 
 @pytest.mark.parametrize(
