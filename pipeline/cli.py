@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import re
 import signal
 import sys
@@ -33,9 +34,11 @@ def verb_parser(description: str | None, *, recipe: str | None = None) -> argpar
         description: the verb's docstring.
         recipe: the default of ``--recipe``; None: the verb takes no recipe.
     """
-    verb = Path(sys.argv[0]).stem
+    script, here = Path(sys.argv[0]), Path(__file__).parent
+    verb = script.parent.name if script.name == "__main__.py" else script.stem
+    known = (here / f"{verb}.py").is_file() or (here / verb / "__main__.py").is_file()
     parser = argparse.ArgumentParser(
-        prog=f"python -m pipeline.{verb}" if (Path(__file__).parent / f"{verb}.py").is_file() else None,
+        prog=f"python -m pipeline.{verb}" if known else None,
         description=description,
         formatter_class=_HelpFormatter,
     )
@@ -83,6 +86,9 @@ def run_verb(main: Callable[[], None]) -> None:
         main()
     except InputError as error:
         _fail(str(error))
+    except BrokenPipeError:  # whoever read the output has read enough (| head)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
         where = f" at {error.filename}" if error.filename else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -2,6 +2,8 @@ import contextlib
 import errno
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -37,6 +39,17 @@ def test_what_a_user_can_mend_is_one_line_and_an_exit_code(error, code, says, ca
 def test_a_fault_of_ours_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         run_verb(raising(ZeroDivisionError()))
+
+
+def test_a_reader_of_the_output_that_has_read_enough_is_no_fault() -> None:
+    verb = "from pipeline.cli import run_verb; run_verb(lambda: [print('line', number) for number in range(100_000)])"
+    with subprocess.Popen([sys.executable, "-c", verb], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"line 0\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
 
 
 def test_what_is_left_on_the_command_line_changes_the_recipe() -> None:

@@ -18,7 +18,7 @@ import yaml
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import InputError
-from pipeline.shards.files import FORMAT_VERSION, Stem, stems, sync_file, sync_folder
+from pipeline.shards.files import FORMAT_VERSION, ShardError, Stem, stems, sync_file, sync_folder
 from pipeline.shards.index import check_version
 from pipeline.shards.provenance import read_provenance
 
@@ -39,14 +39,19 @@ def remote_url(folder: Path) -> str | None:
     """Where the tars are that a folder has not; None: nowhere.
 
     Raises:
-        ShardError: a newer version wrote it.
+        ShardError: a newer version wrote it, or it does not say where.
     """
     path = folder / _NAME
     if not path.is_file():
         return None
-    values = json.loads(path.read_text())
-    check_version(str(values.get("format")), path)
-    return str(values["url"])
+    try:
+        values = json.loads(path.read_text())
+        check_version(str(values["format"]), path)
+        return str(values["url"])
+    except (ValueError, KeyError, TypeError):
+        raise ShardError(
+            f"{path}: does not say where the tars are; write it again with python -m pipeline.shards mount"
+        ) from None
 
 
 def filesystem(url: str) -> tuple[Any, str]:

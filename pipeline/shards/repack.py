@@ -52,7 +52,7 @@ def repack(source: ShardSet, folder: Path, changes: Repacking, progress: Callabl
     Each sample is compared with its checksum when it is read. ``words.parquet`` and ``extract.yaml`` are copied.
 
     Raises:
-        InputError: a wanted video is not there, or the target is the source.
+        InputError: a wanted video is not there, none is of the wanted split, or the target is the source.
         ShardError: a sample is damaged.
     """
     if folder.resolve() == source.folder.resolve():
@@ -85,6 +85,10 @@ def _wanted(source: ShardSet, changes: Repacking) -> list[str]:
     if changes.split is not None:
         split = dict(zip(source.ids, source.table["split"].to_pylist(), strict=True))
         videos = [video_id for video_id in videos if split[video_id] == changes.split]
+        if not videos:
+            raise InputError(
+                f"{source.folder}: no video of split {changes.split}; it has {', '.join(sorted({*split.values()}))}"
+            )
     if changes.order == "id":
         return sorted(videos)
     if changes.order == "shuffled":

@@ -148,6 +148,21 @@ def test_shards_of_a_web_server(folder, tmp_path):
         process.wait()
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "does not say where the tars are"),
+        ('{"format": 1}', "does not say where the tars are"),
+        ("[]", "does not say where the tars are"),
+        ('{"format": 2, "at": "s3://x"}', "format version 2"),
+    ],
+)
+def test_a_note_of_another_place_that_cannot_be_read_is_named(folder, content, message):
+    (folder / "remote.json").write_text(content)
+    with pytest.raises(ShardError, match=rf"remote\.json: .*{message}"):
+        ShardSet(folder)
+
+
 def test_a_store_that_does_not_answer_is_one_line(folder, tmp_path, monkeypatch):
     for call in (
         lambda: mount("nothing://bucket/x", tmp_path / "m"),

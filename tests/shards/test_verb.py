@@ -43,6 +43,14 @@ def test_verify_fails_on_damage_and_repair_mends(folder, tmp_path, capsys):
     assert ShardSet(folder).ids == ["two"]
 
 
+@pytest.mark.parametrize("workers", ["0", "-1", "many"])
+def test_workers_that_cannot_be_are_refused(folder, capsys, workers):
+    with pytest.raises(SystemExit) as caught:
+        main(["verify", str(folder), "--workers", workers])
+    assert caught.value.code == 2
+    assert "argument --workers" in capsys.readouterr().err
+
+
 def test_stats_and_show(folder, capsys):
     main(["stats", str(folder)])
     stats = capsys.readouterr().out
@@ -82,6 +90,7 @@ def test_shards_in_the_making_are_mentioned(folder, tmp_path, capsys):
         (["show", "{folder}", "three"], "no shard has a video three"),
         (["repack", "{folder}", "new", "--add", "text"], "give it as"),
         (["repack", "{folder}", "new", "--videos", "nowhere.txt"], r"nowhere\.txt: there is no such list"),
+        (["repack", "{folder}", "new", "--split", "dev"], "no video of split dev; it has train"),
     ],
 )
 def test_mistakes_are_one_line(folder, arguments, message):
