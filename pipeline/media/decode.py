@@ -6,6 +6,7 @@ known beforehand, and 16-bit sound. All pipes are drained together, so no output
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import selectors
@@ -256,7 +257,9 @@ class Decoding(Iterator[_Chunk]):
         # what is missing in the middle is filled with repeated pictures and silence: only FFmpeg's counts show it
         filled = length * self._share_without_errors(self.video or self.audio)
         of_pictures = self.video is not None and any(_PICTURES.search(line) for line in complaints)
-        return min(seen if of_pictures else max(seen, heard), filled, self._seconds_decoded())
+        of_container = any(_CONTAINER.search(line) and not _TAIL.search(line) for line in complaints)
+        lost = length - self._seconds_decoded() if of_container else 0.0
+        return min(seen if of_pictures else max(seen, heard), filled, length - max(0.0, lost))
 
     def _share_without_errors(self, stream: VideoStream | AudioStream | None) -> float:
         """Share of a stream's packets that its decoder could make something of."""
@@ -266,7 +269,10 @@ class Decoding(Iterator[_Chunk]):
         return decoded.frames / (decoded.frames + decoded.errors)
 
     def _seconds_decoded(self) -> float:
-        """How long all decoded frames last, of the stream of which more was left: what a container lost is neither."""
+        """How long all decoded frames last, of the stream of which more is left: what a container lost is in neither.
+
+        For pictures of uneven rate it is an estimate from below, since a header may give the highest rate.
+        """
         lasting = []
         for stream in (self.video, self.audio):
             decoded = self._decoded.get(stream.index) if stream is not None else None
@@ -274,10 +280,13 @@ class Decoding(Iterator[_Chunk]):
                 lasting.append(decoded.samples / stream.sample_rate)
             elif decoded is not None and isinstance(stream, VideoStream) and stream.rate:
                 lasting.append(decoded.frames / stream.rate)
-        return max(lasting, default=float("inf"))
+        return max(lasting, default=math.inf)
 
 
 _PICTURES = re.compile(r"vist#|h26[34]|hevc|av1|vp[89]|mpeg[124]|theora|[Vv]ideo")
+_CONTAINER = re.compile(r"^\[(in#|matroska|mov,|avi|flv|ogg|asf)")
+_TAIL = re.compile(r"prematurely|partial file|[Tt]runcat")
+"""Complaints of an end that is missing: what is there before it lacks nothing."""
 
 
 def _first(complaints: list[str]) -> str:

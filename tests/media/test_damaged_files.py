@@ -47,6 +47,17 @@ def test_a_little_damage_is_kept_with_a_note(case: str, tmp_path: Path) -> None:
     assert len(outcome.notes) == 1 and outcome.notes[0].startswith("damaged: ")
 
 
+def test_an_uneven_rate_is_no_damage(tmp_path: Path) -> None:
+    # the header gives 30 frames a second, of which a third is there
+    uneven = ["-vf", "select='lt(mod(n\\,30)\\,10)'", "-fps_mode", "vfr", "-g", "10"]
+    whole = make(tmp_path / "w.mkv", *pictures(8, rate=30), *uneven, *H264).read_bytes()
+    for damaged in (whole[: int(len(whole) * 0.97)], flipped(whole, 0.5, 0.51, 29)):
+        (tmp_path / "v.mkv").write_bytes(damaged)
+        outcome = Outcome(tmp_path / "v.mkv")
+        assert outcome.shape()[1] >= 0.9 * 7 * 24
+        assert len(outcome.notes) == 1 and outcome.notes[0].startswith("damaged: ")
+
+
 FAILURES = {
     "empty": ("corrupt", lambda data: b""),
     "a web page": ("corrupt", lambda data: b"<!DOCTYPE html><html><body>Too many requests</body></html>" * 99),
