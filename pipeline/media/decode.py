@@ -6,9 +6,7 @@ known beforehand, and 16-bit sound. All pipes are drained together, so no output
 
 from __future__ import annotations
 
-import math
 import os
-import re
 import selectors
 import subprocess
 import time
@@ -18,10 +16,11 @@ from typing import TypeVar
 
 import numpy as np
 
+from pipeline.media.damage import Outcome, judge
 from pipeline.media.errors import MediaError
 from pipeline.media.ffmpeg import ffmpeg_binary
 from pipeline.media.graph import SAMPLE_RATE, FrameFormat, FrameOutput, decode_command
-from pipeline.media.pipes import ArrayPipe, Decoded, Messages
+from pipeline.media.pipes import ArrayPipe, Messages
 from pipeline.media.probe import AudioStream, MediaInfo, VideoStream, file_url, probe
 
 __all__ = ["SAMPLE_RATE", "Decoding", "FrameFormat", "decode"]
@@ -30,8 +29,6 @@ CHUNK_BYTES = 2 << 20
 """About how much of one output is handed over at once."""
 MAX_SIDE = 4096
 """Longest side of a scaled frame, in pixels; a longer one would only come from a damaged header."""
-KEPT_SHARE = 0.9
-"""Share of the announced duration that a damaged file must still give."""
 LONGEST_HOURS = 24
 """A file that announces no duration ends here."""
 
@@ -83,7 +80,6 @@ class Decoding(Iterator[_Chunk]):
         """How much of each output there was."""
         self.left_out: set[str] = set()
         """Outputs that turned out, at the end, to be too damaged to be used."""
-        self._decoded: dict[int, Decoded] = {}
         self._deadline = time.monotonic() + timeout
         self._timeout = timeout
         self.info: MediaInfo = probe(path)
@@ -131,13 +127,25 @@ class Decoding(Iterator[_Chunk]):
 
     def _run(self) -> Generator[_Chunk, None, None]:
         code, messages = yield from self._run_ffmpeg(self._formats, self.audio)
-        self._decoded = messages.decoded
         lacking = {name: self._formats[name] for name in self._formats if not self.seconds[name]}
         if lacking:
             # pictures for less than half a frame's time were rounded away; they still show something
             yield from self._run_ffmpeg(lacking, None, keep_last=True)
             code = min(code, 0)  # FFmpeg takes an output without a frame for a failure
-        self._judge(code, messages.complaints)
+        self._judge(code, messages)
+
+    def _judge(self, code: int, messages: Messages) -> None:
+        """Decides whether what came is enough, once FFmpeg has ended with ``code``."""
+        if code < 0:
+            raise MediaError("unknown", f"{self.path}: FFmpeg was ended by signal {-code}")
+        seen = max((self.seconds[name] for name in self._formats), default=0.0)
+        heard = self.seconds.get("audio", 0.0)
+        verdict = judge(Outcome(self.info, self.video, self.audio, seen, heard, messages, code))
+        if verdict.failure:
+            raise MediaError("corrupt", f"{self.path}: {verdict.failure}")
+        self.notes = verdict.notes
+        if not verdict.sound_usable:
+            self.left_out.add("audio")
 
     def _run_ffmpeg(
         self, formats: Mapping[str, FrameFormat], audio: AudioStream | None, *, keep_last: bool = False
@@ -221,77 +229,6 @@ class Decoding(Iterator[_Chunk]):
 
     def _too_slow(self) -> MediaError:
         return MediaError("timeout", f"{self.path}: not done within {self._timeout:.0f} s")
-
-    def _judge(self, code: int, complaints: list[str]) -> None:
-        """Decides whether what came is enough, once FFmpeg has ended with ``code``."""
-        if code < 0:
-            raise MediaError("unknown", f"{self.path}: FFmpeg was ended by signal {-code}")
-        seen = max((self.seconds[name] for name in self._formats), default=0.0)
-        heard = self.seconds.get("audio", 0.0)
-        cause = _first(complaints) or (f"FFmpeg ended with code {code}" if code else "")
-        if max(seen, heard) == 0:
-            raise MediaError("corrupt", f"{self.path}: nothing could be decoded ({cause or 'it is empty'})")
-        length = self.info.duration or max(seen, heard)
-        covered = self._covered(seen, heard, length, complaints, cause)
-        # of a short file the last frame may be missing without any damage
-        if covered < KEPT_SHARE * length and length - covered > 0.5:
-            share = f"{covered:.1f} s of {length:.1f} s ({100 * covered / length:.0f} %)"
-            reason = f" ({cause})" if cause else ""
-            raise MediaError("corrupt", f"{self.path}: only {share} could be decoded{reason}")
-        heard_share = self._share_without_errors(self.audio)
-        if self.video is not None and heard and heard_share < KEPT_SHARE:
-            self.left_out.add("audio")
-            cause += f"; sound left out, of which only {heard_share:.0%} could be decoded"
-        if cause:
-            self.notes.append(f"damaged: {cause}")
-        self.notes.extend(f"passed over {stream}" for stream in self.info.unusable)
-
-    def _covered(self, seen: float, heard: float, length: float, complaints: list[str], cause: str) -> float:
-        """Seconds of a file of ``length`` that were decoded.
-
-        A stream may well be shorter than its file; one that FFmpeg complains of may not.
-        """
-        if not cause:
-            all_decoded = self.info.stream_count == (self.video is not None) + (self.audio is not None)
-            return max(seen, heard) if all_decoded else length
-        # what is missing in the middle is filled with repeated pictures and silence: only FFmpeg's counts show it
-        filled = length * self._share_without_errors(self.video or self.audio)
-        of_pictures = self.video is not None and any(_PICTURES.search(line) for line in complaints)
-        of_container = any(_CONTAINER.search(line) and not _TAIL.search(line) for line in complaints)
-        lost = length - self._seconds_decoded() if of_container else 0.0
-        return min(seen if of_pictures else max(seen, heard), filled, length - max(0.0, lost))
-
-    def _share_without_errors(self, stream: VideoStream | AudioStream | None) -> float:
-        """Share of a stream's packets that its decoder could make something of."""
-        decoded = self._decoded.get(stream.index) if stream is not None else None
-        if decoded is None or not decoded.errors:
-            return 1.0
-        return decoded.frames / (decoded.frames + decoded.errors)
-
-    def _seconds_decoded(self) -> float:
-        """How long all decoded frames last, of the stream of which more is left: what a container lost is in neither.
-
-        For pictures of uneven rate it is an estimate from below, since a header may give the highest rate.
-        """
-        lasting = []
-        for stream in (self.video, self.audio):
-            decoded = self._decoded.get(stream.index) if stream is not None else None
-            if decoded is not None and isinstance(stream, AudioStream):
-                lasting.append(decoded.samples / stream.sample_rate)
-            elif decoded is not None and isinstance(stream, VideoStream) and stream.rate:
-                lasting.append(decoded.frames / stream.rate)
-        return max(lasting, default=math.inf)
-
-
-_PICTURES = re.compile(r"vist#|h26[34]|hevc|av1|vp[89]|mpeg[124]|theora|[Vv]ideo")
-_CONTAINER = re.compile(r"^\[(in#|matroska|mov,|avi|flv|ogg|asf)")
-_TAIL = re.compile(r"prematurely|partial file|[Tt]runcat")
-"""Complaints of an end that is missing: what is there before it lacks nothing."""
-
-
-def _first(complaints: list[str]) -> str:
-    """The complaint to quote: about pictures, if any, since several threads write in an order of their own."""
-    return next((line for line in complaints if _PICTURES.search(line)), complaints[0] if complaints else "")
 
 
 def _nothing_usable(info: MediaInfo) -> str:
