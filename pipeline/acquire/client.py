@@ -240,22 +240,32 @@ class Downloader:
         if chosen is None:
             return f"no subtitles in {language}"
         beside = incoming_path(self._folder, video.video_id, f"{chosen.language}.{chosen.ending}")
-        try:
-            since, failure = self._pacer.enter(place.source), None
-        except SourceClosed as closed:
-            return f"no subtitles: {closed}"
-        try:
-            beside.write_bytes(self._site.read(chosen.url, LARGEST_CAPTIONS))
-            read_captions(beside)
-        except Refused as refused:
-            failure = refused.failure
-        except MediaError as error:
-            failure = Failure("corrupt", error.message)
-        self._pacer.report(place.source, failure.reason if failure else None, since)
-        if failure is not None:
-            return f"no subtitles: {failure.reason}: {failure.message}"
+        for attempt in itertools.count(1):
+            try:
+                since = self._pacer.enter(place.source)
+            except SourceClosed as closed:
+                return f"no subtitles: {closed}"
+            failure, retry_after = self._read_subtitles(chosen.url, beside)
+            self._pacer.report(place.source, failure.reason if failure else None, since, retry_after)
+            if failure is None:
+                break
+            if attempt >= self._settings.attempts or failure.reason not in RETRIED_AT_ONCE:
+                return f"no subtitles: {failure.reason}: {failure.message}"
+            if failure.reason not in COMPLAINTS:
+                self._sleep(self._wait(attempt, retry_after))
         beside.replace(video_path(self._folder, video.video_id, f"{chosen.language}.{chosen.ending}"))
         return f"subtitles: {chosen.language}, {chosen.kind}"
+
+    def _read_subtitles(self, url: str, target: Path) -> tuple[Failure | None, float | None]:
+        """Stores subtitles that can be read, or says why not, and how long the site wants to be left alone."""
+        try:
+            target.write_bytes(self._site.read(url, LARGEST_CAPTIONS))
+            read_captions(target)
+        except Refused as refused:
+            return refused.failure, refused.retry_after
+        except MediaError as error:
+            return Failure("corrupt", error.message), None
+        return None, None
 
     def _discard(self, video: Video) -> None:
         for path in unfinished_files(self._folder, video.video_id):

@@ -54,6 +54,8 @@ def client_options(settings: DownloadSettings, transfer: Transfer, log: Log) -> 
         "file_access_retries": 0,
         # by default yt-dlp leaves out the pieces of a stream that it cannot get, and calls the rest a video
         "skip_unavailable_fragments": False,
+        # FFmpeg would ask at its own pace, without the password, and with the cookies on its command line
+        "external_downloader": {"m3u8": "native", "dash": "native"},
         "continuedl": True,
         "buffersize": BLOCK,
         "noresizebuffer": True,

@@ -240,6 +240,13 @@ def test_long_captions_come_whole(tmp_path, page, quick):
     assert find_captions(tmp_path / "v", "a0").read_bytes() == (page / "a0.vtt").read_bytes()
 
 
+@pytest.mark.parametrize("status", [429, 503])
+def test_captions_that_fail_for_now_are_asked_for_again(tmp_path, page, quick, status):
+    with Mirror(page, {"a0.vtt": Fault("status", status=status, times=2)}) as mirror:
+        row = fetch(quick, tmp_path / "v", Video("a0", mirror.url + "/page"), with_captions=True)
+    assert (row.outcome, row.message, mirror.requests["a0.vtt"]) == ("done", "subtitles: en, written", 3)
+
+
 @pytest.mark.parametrize("fault", [Fault("status", status=404), Fault("html"), Fault("status", status=429)])
 def test_captions_that_fail_never_cost_the_video(tmp_path, page, quick, fault):
     with Mirror(page, {"a0.vtt": fault}) as mirror:
