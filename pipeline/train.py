@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pipeline.shards.reader import ShardSet
+    from pipeline.text.vocabulary import Vocabulary
     from pipeline.training.batches import Prepare
     from pipeline.training.checkpoint import State
     from pipeline.training.distributed import Ranks
@@ -69,6 +70,7 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, ranks: Ranks) -> int:
     from pipeline.training.loop import train
     from pipeline.training.memory import keep_freed_memory
     from pipeline.training.runs import note_stand_ins
+    from pipeline.training.words import keep_words
 
     if ranks.device.type == "cpu":
         keep_freed_memory()
@@ -91,9 +93,10 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, ranks: Ranks) -> int:
     )
     torch.manual_seed(settings.seed)
     model = build_model(recipe.model).to(ranks.device)
-    state = _starting_point(arguments, recipe, run, model, ranks)
+    state = _starting_point(arguments, recipe, run, model, words, ranks)
     if ranks.is_main:
         _write_settings(run, recipe)
+        keep_words(run, words)
     outcome = train(
         recipe, model, build_loss(recipe.loss).to(ranks.device), loader, prepare, run, console,
         ranks=ranks, state=state, seconds=arguments.seconds, video_ids=shards.ids,
@@ -109,11 +112,12 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, ranks: Ranks) -> int:
 
 
 def _starting_point(
-    arguments: argparse.Namespace, recipe: Recipe, run: Path, model: nn.Module, ranks: Ranks
+    arguments: argparse.Namespace, recipe: Recipe, run: Path, model: nn.Module, words: Vocabulary, ranks: Ranks
 ) -> State | None:
     """The checkpoint to go on from; with ``--init`` a fresh run's model gets that file's weights instead."""
     from pipeline.training.checkpoint import Checkpoints, read_checkpoint
     from pipeline.training.state import load_weights
+    from pipeline.training.words import check_words
 
     checkpoints = Checkpoints(run / "checkpoints")
     found: tuple[Path, State] | None = None
@@ -129,6 +133,7 @@ def _starting_point(
     if path is not None:
         state = found[1] if found else read_checkpoint(path)
         _check_same_network(state["recipe"], recipe, path)
+        check_words(path, words, arguments.shards)
         if ranks.is_main:
             removed = checkpoints.remove_after(state["step"])
             if removed:
@@ -136,6 +141,7 @@ def _starting_point(
             console.print(f"training: goes on from {path}, step {state['step']:,}", soft_wrap=True)
         return state
     if arguments.init is not None:
+        check_words(arguments.init, words, arguments.shards)
         load_weights(model, arguments.init)
     return None
 

@@ -2,10 +2,12 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline import classify, train
 from pipeline.errors import InputError
+from pipeline.text.words import WordVectors
 from tests.shards.samples import make_sample, write_shards
 from tests.tiny_run import MCN, write_recipe, write_tiny_shards
 
@@ -56,7 +58,12 @@ def test_a_class_without_any_known_word_is_refused(folder: Path, tmp_path: Path)
     (tmp_path / "ucf" / "words.parquet").write_bytes((folder / "shards" / "words.parquet").read_bytes())
     with pytest.raises(InputError, match=r"no word of 'yo yo' has a vector in corpus.*shards/<name>/words\.parquet"):
         classify.main(["--run", run, "--shards", str(tmp_path / "ucf")])
-    vectors = "4 5\n" + "".join(f"{word} 1 2 3 4 {place}\n" for place, word in enumerate(["yo", "pour", "batter", "x"]))
-    (tmp_path / "words.txt").write_text(vectors)
-    classify.main(["--run", run, "--shards", str(tmp_path / "ucf"), "--extract.words", str(tmp_path / "words.txt")])
+    known = WordVectors.load(folder / "shards" / "words.parquet")
+    more = WordVectors([*known.words, "yo"], np.vstack([known.vectors, np.ones(known.dim)]))
+    more.save(tmp_path / "words.parquet")
+    classify.main(["--run", run, "--shards", str(tmp_path / "ucf"), "--extract.words", str(tmp_path / "words.parquet")])
     assert json.loads((tmp_path / "run" / "classes.json").read_text())["classes"] == ["PourBatter", "YoYo"]
+    WordVectors(more.words, -more.vectors).save(tmp_path / "words.parquet")
+    others = ("--extract.words", str(tmp_path / "words.parquet"))
+    with pytest.raises(InputError, match="has another vector here than in the shards"):
+        classify.main(["--run", run, "--shards", str(tmp_path / "ucf"), *others])

@@ -18,6 +18,7 @@ from pipeline.text.words import WordVectors, tokenize
 from pipeline.training.batches import Prepare, preparation
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.state import load_weights
+from pipeline.training.words import check_words
 
 
 def read_recipe(run: Path, name: str | None, overrides: Sequence[str]) -> Recipe:
@@ -73,10 +74,12 @@ def load_trained(settings: ModelSettings, checkpoint: Path, shards: Path, words:
         words: what word ids stand for; None: the shards' own.
 
     Raises:
-        InputError: the checkpoint is of another network, or the shards are too wide or narrow for it.
+        InputError: the checkpoint is of another network or of other word vectors, or the shards are too wide or narrow
+            for it.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     words = words if words is not None else load_vocabulary(shards / "words.parquet")
+    check_words(checkpoint, words, shards)
     prepare = preparation(shards, words, settings, device)
     model = build_model(settings)
     load_weights(model, checkpoint)
