@@ -159,7 +159,7 @@ def whole_clip(start: float, end: float, caption: int) -> Clip:
 
 def feature_window(start: float, end: float, rate: float, length: int) -> tuple[int, int]:
     """The features of a window of seconds: first, and the one after the last, within ``length``."""
-    first = min(int(start * rate), length)
+    first = max(0, min(int(start * rate), length))
     return first, max(first, min(int(end * rate) + 1, length))
 
 

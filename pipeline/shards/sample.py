@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import math
 import re
 import tarfile
 import zlib
@@ -197,6 +198,9 @@ def _checked(sample: Sample, modality: Modality) -> NDArray[Any]:
 
 
 def _check_captions(sample: Sample, text: NDArray[Any] | None) -> None:
+    times = [sample.duration, *(time for start, end, _ in sample.captions for time in (start, end))]
+    if not all(map(math.isfinite, times)):
+        raise ValueError(f"{sample.video_id}: its duration, or a caption's time, is not a finite number")
     offsets = sample.caption_words
     words = 0 if text is None else len(text)
     if text is None and offsets == [0]:

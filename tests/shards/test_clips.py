@@ -95,6 +95,11 @@ def test_one_token_is_the_maximum_of_each_track():
     assert mask.tolist() == [1.0]
 
 
+def test_a_window_before_the_beginning_has_no_features():
+    assert clips.feature_window(-5.0, -1.0, 1.5, 20) == (0, 0)
+    assert clips.feature_window(-5.0, 2.0, 1.5, 20) == (0, 4)
+
+
 def test_one_track_alone():
     track = np.eye(5, 3, dtype=np.float16)
     video, mask = video_tokens(None, track, 4, "clip")

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -55,6 +57,12 @@ def test_a_rate_is_needed():
     sample.rates = {"2d": 1.0}
     with pytest.raises(ValueError, match="vid: 3d: its rate"):
         encode(sample)
+
+
+@pytest.mark.parametrize(("start", "duration"), [(math.nan, 9.0), (-math.inf, 9.0), (1.0, math.inf), (1.0, math.nan)])
+def test_a_time_that_is_no_number_is_refused(start, duration):
+    with pytest.raises(ValueError, match="vid: its duration, or a caption's time, is not a finite number"):
+        encode(Sample("vid", duration, [Caption(start, 2.0, "x")]))
 
 
 def test_an_empty_array_is_an_absent_member():
