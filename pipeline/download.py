@@ -10,6 +10,7 @@ you like: the same command continues. What failed for good is not asked for agai
 from __future__ import annotations
 
 import argparse
+import errno
 import queue
 import threading
 import time
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from pipeline.acquire.client import Downloader
     from pipeline.ray_pool import ActorPool, Outcome
 
+NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 GRACE = 5.0
 """Seconds that Ctrl-C leaves to videos that are nearly there."""
 
@@ -218,6 +220,8 @@ def _as_row(outcome: Outcome[Job, LedgerRow]) -> LedgerRow:
         raise outcome.error
     if outcome.result is not None:
         return outcome.result
+    if isinstance(outcome.error, OSError) and outcome.error.errno in NOT_WRITABLE:
+        raise outcome.error  # no fault of the video's, and the next would find it as well
     reason = classify(outcome.error).reason if isinstance(outcome.error, OSError) else "unknown"
     message = f"{type(outcome.error).__name__}: {outcome.error}"
     return LedgerRow(outcome.item.video.video_id, STAGE, "failed", reason, message)

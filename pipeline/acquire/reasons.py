@@ -85,7 +85,8 @@ _MESSAGES: tuple[tuple[str, str], ...] = (
              r"channel is not currently live|not currently live|stream is not (yet )?available|has not started|"
              r"event is scheduled|^offline\.?$"),
     ("unsupported", r"\bdrm\b|unsupported url|no suitable (extractor|infoextractor)|is not a valid url|"
-                    r"no video could be found"),
+                    r"no video could be found|file:// urls|invalid (ipv6 )?url|no host supplied|failed to parse: |"
+                    r"rtmpdump"),
     ("no_formats", r"requested format is not available|no video formats|only images are available|"
                    r"no formats|not available on this app|no playable formats"),
     ("removed", r"has been removed|been deleted|removed by the (uploader|user)|no longer available|"

@@ -138,7 +138,10 @@ def _place(source: str, video: Video) -> Place:
 
 
 def _host(url: str) -> str:
-    return (urlsplit(url).hostname or url).removeprefix("www.")
+    try:
+        return (urlsplit(url).hostname or url).removeprefix("www.")
+    except ValueError:  # it is none; who asks for it finds that out
+        return url
 
 
 def find_in_folder(folder: Path, video: Video) -> Path | None:

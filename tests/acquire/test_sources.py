@@ -148,6 +148,14 @@ def test_credentials(tmp_path, monkeypatch):
     assert signed == "no http://h/a.mp4?x=1&access_token=***&y=2 here"
 
 
+@pytest.mark.parametrize(
+    "url", ["file:///etc/x.mp4", "htp://x/y.mp4", "http:///x.mp4", "http://[::1/x.mp4", "http://exa mple/x.mp4"]
+)
+def test_a_url_that_is_none_is_not_asked_for_again(tmp_path, quick, url):
+    row = fetch(quick, tmp_path / "v", Video("a0", url))
+    assert (row.outcome, row.reason, row.attempts) == ("failed", "unsupported", 1), row.message
+
+
 def test_a_proxy_and_its_password(tmp_path, quick, monkeypatch):
     quick.template, quick.attempts = "http://h.invalid/{video_id}?token=abcdef", 1
     monkeypatch.setenv("http_proxy", "http://me:p%40ss@127.0.0.1:1")

@@ -196,6 +196,13 @@ def test_the_caps_of_a_day_and_of_the_disk(manifest, corpus, shared_ray, capsys,
         assert mirror.requests.total() == 2
 
 
+def test_a_folder_that_cannot_be_written_ends_the_run(manifest, corpus, shared_ray, capsys):
+    with Mirror(corpus) as mirror, pytest.raises(OSError) as caught:
+        download(manifest, mirror, capsys, "--videos", "/sys/kernel", "--download.min_free_gigabytes", "0")
+    assert caught.value.errno in (errno.EPERM, errno.EACCES, errno.EROFS) and "/sys/kernel/a" in caught.value.filename
+    assert not mirror.requests and not outcomes(manifest)
+
+
 def test_a_full_disk_ends_the_run_and_is_recorded(manifest, corpus, shared_ray, capsys):
     folder = manifest.path.parent / "videos" / "a0"
     folder.mkdir(parents=True)
