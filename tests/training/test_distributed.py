@@ -39,7 +39,9 @@ def mft_batch() -> dict[str, Tensor]:
     return batch
 
 
-def mft_step(ranks: Ranks, dtype: torch.dtype, synchronized: bool = True) -> dict[str, Any]:
+def mft_step(
+    ranks: Ranks, dtype: torch.dtype, synchronized: bool = True, evaluating: bool = False, parts: int = 1
+) -> dict[str, Any]:
     """Loss, gradients and statistics after one step on the global batch."""
     settings = ModelSettings(
         video_dim=12, text_dim=10, embed_dim=16, projection_dim=8, heads=2, davenet="small", davenet_width=4
@@ -51,7 +53,8 @@ def mft_step(ranks: Ranks, dtype: torch.dtype, synchronized: bool = True) -> dic
     size = CLIPS // ranks.world_size
     part = slice(ranks.rank * size, (ranks.rank + 1) * size)
     batch = {name: value[part].to(dtype) for name, value in mft_batch().items()}
-    total, terms = loss_and_gradients(model, build_loss(LossSettings()), batch, ranks)
+    model.train(not evaluating)
+    total, terms = loss_and_gradients(model, build_loss(LossSettings()), batch, ranks, parts=parts)
     return {
         "loss": {"total": float(total), **{name: float(term) for name, term in terms.items()}},
         "gradients": {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None},
@@ -63,15 +66,18 @@ def flat(values: dict[str, Any]) -> np.ndarray:
     return np.concatenate([np.ravel(value) for value in values.values()]).astype(np.float64)
 
 
-def steps_in_both(ranks: Ranks) -> list[dict[str, Any]]:
-    return [mft_step(ranks, torch.float32), mft_step(ranks, torch.float64)]
+def steps_of_all_kinds(ranks: Ranks) -> list[dict[str, Any]]:
+    """In both precisions; and with each rank's part of the batch embedded in parts."""
+    parts = 1 if ranks.world_size == 1 else 2
+    in_parts = mft_step(ranks, torch.float64, evaluating=True, parts=parts)
+    return [mft_step(ranks, torch.float32), mft_step(ranks, torch.float64), in_parts]
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_many_processes_give_the_loss_and_gradients_of_one(world_size: int) -> None:
-    expected = steps_in_both(Ranks())
-    for of_rank in run_ranks(world_size, steps_in_both):
-        for ours, one, tolerance in zip(of_rank, expected, [1e-6, 1e-13], strict=True):
+    expected = steps_of_all_kinds(Ranks())
+    for of_rank in run_ranks(world_size, steps_of_all_kinds):
+        for ours, one, tolerance in zip(of_rank, expected, [1e-6, 1e-13, 1e-13], strict=True):
             assert_apart_at_most(ours, one, tolerance)
 
 
