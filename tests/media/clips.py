@@ -25,5 +25,5 @@ def tone(seconds: float = 2, rate: int = 16_000, hertz: int = 440) -> list[str]:
 
 H264 = ["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p"]
 AAC = ["-c:a", "aac"]
-VP8 = ["-c:v", "libvpx", "-deadline", "realtime"]
+VP8 = ["-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "8"]
 LOSSLESS = ["-c:v", "ffv1"]
