@@ -38,10 +38,14 @@ class _Part(NamedTuple):
         return self.offset + self.size + -self.size % _BLOCK
 
 
-def describe(data: bytes | bytearray) -> IndexRow:
+def describe(data: bytes | bytearray, checksum: int | None = None) -> IndexRow:
     """The index row that a sample's bytes deserve, with offsets from their start.
 
     Members of other names than the format's are passed over.
+
+    Args:
+        data: all bytes of the sample.
+        checksum: of ``data``, where it is known; None: it is computed, which takes most of the time.
 
     Raises:
         ValueError: the bytes are not one whole sample; the message says what is wrong.
@@ -67,7 +71,7 @@ def describe(data: bytes | bytearray) -> IndexRow:
         video_id=values["video_id"],
         offset=0,
         size=len(data),
-        checksum=zlib.crc32(data),
+        checksum=zlib.crc32(data) if checksum is None else checksum,
         json_offset=first.offset,
         json_size=first.size,
         duration=values["duration"],

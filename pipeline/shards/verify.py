@@ -146,7 +146,7 @@ def _check_sample(tar: Tars, row: IndexRow) -> str | None:
         data = tar.read(0, row.offset, row.size)
         if zlib.crc32(data) != row.checksum:
             return "its checksum is wrong"
-        return difference(row, describe(data))
+        return difference(row, describe(data, row.checksum))
     except (ShardError, ValueError, KeyError, TypeError) as error:
         return str(error)
 
