@@ -50,7 +50,7 @@ RECIPES = Path(__file__).parent / "recipes"
 _LEAST = {
     0: (
         "clips.max_video_tokens", "model.depth", "loss.clusters", "loss.queue_size", "train.steps",
-        "train.weight_decay", "train.warmup_steps", "train.workers",
+        "train.learning_rate", "train.weight_decay", "train.warmup_steps", "train.workers",
     ),
     1: (
         "clips.per_video", "clips.max_words", "clips.max_audio_frames", "clips.pieces", "clips.shuffle_shards",
@@ -64,8 +64,8 @@ _LEAST = {
 }  # fmt: skip
 """The least that settings can be."""
 _POSITIVE = (
-    "clips.seconds", "model.mlp_ratio", "loss.temperature", "loss.cluster_temperature", "train.learning_rate",
-    "train.decay", "train.clip_gradient",
+    "clips.seconds", "model.mlp_ratio", "loss.temperature", "loss.cluster_temperature", "train.decay",
+    "train.clip_gradient",
 )  # fmt: skip
 
 

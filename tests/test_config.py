@@ -40,7 +40,7 @@ def test_a_recipe_changes_only_what_it_lists_of_its_base(tmp_path: Path) -> None
         (["--train.eval_mode", "2"], "train.eval_mode cannot be 2; it takes true or false"),
         (["--train.accumulate", "0"], "train.accumulate is 0; it must be 1 or more"),
         (["--train.log_every", "-5"], "train.log_every is -5; it must be 1 or more"),
-        (["--train.learning_rate", "-1"], "train.learning_rate is -1.0; it must be more than 0"),
+        (["--train.learning_rate", "-1"], "train.learning_rate is -1.0; it must be 0 or more"),
         (["--loss.temperature", ".nan"], "loss.temperature is nan; it must be more than 0"),
         (["--train", "3"], "train is a section of settings"),
         (["--train.steps"], "needs a value"),
