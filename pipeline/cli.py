@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import math
 import os
 import re
 import signal
@@ -63,6 +64,24 @@ def parse_with_recipe(parser: argparse.ArgumentParser, argv: Sequence[str] | Non
     """The verb's own arguments, and the recipe with what is left on the command line as dotted overrides."""
     arguments, overrides = parser.parse_known_args(join_overrides(sys.argv[1:] if argv is None else argv))
     return arguments, load_recipe(arguments.recipe, overrides)
+
+
+def positive_int(text: str) -> int:
+    """The type of an argument that counts something."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"it is {text} and must be a whole number, 1 or more")
+    return int(text)
+
+
+def positive_float(text: str) -> float:
+    """The type of an argument that measures something."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"it is {text} and must be a number above 0")
+    return number
 
 
 def join_overrides(argv: Sequence[str]) -> list[str]:

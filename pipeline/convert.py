@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.cli import console, progress_bar, run_verb, verb_parser
+from pipeline.cli import console, positive_float, positive_int, progress_bar, run_verb, verb_parser
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,10 +60,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             default="word2vec-google-news-300",
             help="word vectors: a gensim name, a file, or corpus; or clip, for CLIP's text tower",
         )
-        action.add_argument("--word-dim", type=int, default=300, help="dimensions of vectors of the corpus")
-        action.add_argument("--rate-2d", type=float, default=1.0, help="2D features per second; default: 1")
-        action.add_argument("--rate-3d", type=float, default=1.5, help="3D features per second; default: 1.5")
-        action.add_argument("--shard-bytes", type=int, default=1_000_000_000, help="size of a shard; default: 1e9")
+        action.add_argument("--word-dim", type=positive_int, default=300, help="dimensions of vectors of the corpus")
+        action.add_argument("--rate-2d", type=positive_float, default=1.0, help="2D features per second; default: 1")
+        action.add_argument("--rate-3d", type=positive_float, default=1.5, help="3D features per second; default: 1.5")
+        action.add_argument(
+            "--shard-bytes", type=positive_int, default=1_000_000_000, help="size of a shard; default: 1e9"
+        )
     to_npz = actions.add_parser("to-npz", help="write such a tree, with lists and caption.pickle")
     to_pkl = actions.add_parser("to-pkl", help="write the captions of a split as clips of one file")
     for action in (to_npz, to_pkl):

@@ -34,7 +34,7 @@ from pipeline.acquire.pacing import NodeState, Pacer
 from pipeline.acquire.reasons import REASONS, classify
 from pipeline.acquire.session import STAGE, VANISHED, Job, Session
 from pipeline.acquire.sources import Credentials, Sources, find_credentials
-from pipeline.cli import console, interruptible, parse_with_recipe, run_verb, verb_parser
+from pipeline.cli import console, interruptible, parse_with_recipe, positive_int, run_verb, verb_parser
 from pipeline.config import DownloadSettings, Recipe
 from pipeline.datasets.table import Manifest
 from pipeline.errors import InputError
@@ -94,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a template or local folder to ask before that; repeatable, asked in this order",
     )
-    parser.add_argument("--limit", type=int, help="ask for so many videos at most")
+    parser.add_argument("--limit", type=positive_int, help="ask for so many videos at most")
     parser.add_argument(
         "--retry",
         action="append",

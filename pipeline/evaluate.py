@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.table import Table
 
-from pipeline.cli import console, progress_bar, run_verb, verb_parser
+from pipeline.cli import console, positive_int, progress_bar, run_verb, verb_parser
 from pipeline.config import Recipe
 from pipeline.errors import InputError
 from pipeline.training.arguments import add_model_arguments
@@ -35,7 +35,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the verb."""
     parser = verb_parser(__doc__)
     add_model_arguments(parser, split="the recipe's evaluate.split")
-    parser.add_argument("--total", type=int, help="clips of the full test set: those missing here count as misses")
+    parser.add_argument(
+        "--total", type=positive_int, help="clips of the full test set: those missing here count as misses"
+    )
     parser.add_argument(
         "--whole-videos", type=int, nargs="?", const=0, metavar="N",
         help="also retrieve whole videos by their captions; N: clips of videos whose ids have the same first N "

@@ -26,7 +26,7 @@ from pipeline.acquire.ledger import Ledger, LedgerRow
 from pipeline.acquire.reasons import is_temporary
 from pipeline.acquire.tally import Tally
 from pipeline.backbones.names import check_name
-from pipeline.cli import console, interruptible, parse_with_recipe, progress_bar, run_verb, verb_parser
+from pipeline.cli import console, interruptible, parse_with_recipe, positive_int, progress_bar, run_verb, verb_parser
 from pipeline.config import ExtractSettings, Recipe
 from pipeline.datasets.table import Manifest
 from pipeline.errors import InputError
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where the shards go, and who makes them."""
     parser.add_argument("--shards", type=Path, help="folder for the shards; default: shards/<manifest's name>")
-    parser.add_argument("--workers", type=int, help="workers; default: one per GPU, else one per two CPUs")
+    parser.add_argument("--workers", type=positive_int, help="workers; default: one per GPU, else one per two CPUs")
     parser.add_argument("--upload", metavar="URL", help="put each shard there when it is sealed: s3://bucket/folder")
     parser.add_argument(
         "--remove-uploaded", action="store_true", help="remove its tar here once it is there and compared"

@@ -18,7 +18,7 @@ from typing import Any
 from rich.progress import Progress
 from rich.table import Table
 
-from pipeline.cli import console, progress_bar, run_verb
+from pipeline.cli import console, positive_float, positive_int, progress_bar, run_verb
 from pipeline.datasets.contents import contents_of
 from pipeline.datasets.crosstask import read_crosstask
 from pipeline.datasets.generic import read_table
@@ -88,7 +88,9 @@ def _add_datasets(datasets: Any) -> None:
     mining = datasets.add_parser("miningyoutube", help="the repository Mining_YouTube_dataset")
     mining.add_argument("folder", type=Path)
     mining.add_argument("--annotations", type=Path, help="the folder groundTruth, with <video>.txt")
-    mining.add_argument("--labels-per-second", type=float, default=1.0, help="lines of a second in these; default: 1")
+    mining.add_argument(
+        "--labels-per-second", type=positive_float, default=1.0, help="lines of a second in these; default: 1"
+    )
     mining.set_defaults(
         read=lambda given, *_: read_mining_youtube(given.folder, given.annotations, given.labels_per_second)
     )
@@ -120,7 +122,7 @@ def _add_subset_arguments(parser: argparse.ArgumentParser) -> None:
     keep.add_argument("--ids", type=Path, help="a file that lists the ids, URLs or paths to keep")
     keep.add_argument("--share", type=float, default=1.0, help="a random part of them, 0 to 1")
     keep.add_argument("--seed", type=int, default=0, help="of --share")
-    keep.add_argument("--limit", type=int, help="the first so many")
+    keep.add_argument("--limit", type=positive_int, help="the first so many")
 
 
 def _subset(arguments: argparse.Namespace) -> Subset:

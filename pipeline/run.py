@@ -26,7 +26,7 @@ from pipeline.acquire.reasons import is_temporary
 from pipeline.acquire.session import Job, Session
 from pipeline.acquire.sources import Sources, find_credentials
 from pipeline.acquire.tally import Tally
-from pipeline.cli import console, parse_with_recipe, run_verb, verb_parser
+from pipeline.cli import console, parse_with_recipe, positive_float, run_verb, verb_parser
 from pipeline.config import DownloadSettings, Recipe
 from pipeline.datasets.table import Manifest
 from pipeline.errors import InputError
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     extract.add_arguments(parser)
     parser.add_argument(
         "--disk-gigabytes",
-        type=float,
+        type=positive_float,
         default=50.0,
         help="bytes of videos on the disk, at most; each download takes 2.05 x download.max_bytes of it until its size "
         "is known; default: 50",

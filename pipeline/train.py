@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from pipeline.cli import console, parse_with_recipe, run_verb, verb_parser
+from pipeline.cli import console, parse_with_recipe, positive_float, run_verb, verb_parser
 from pipeline.config import Recipe
 from pipeline.errors import InputError
 
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="what to go on from: the run's last checkpoint (default), nothing, or a file",
     )  # fmt: skip
     parser.add_argument("--init", type=Path, help="checkpoint whose weights a fresh run starts from (fine-tuning)")
-    parser.add_argument("--seconds", type=float, help="most time to train for, in seconds over all restarts")
+    parser.add_argument("--seconds", type=positive_float, help="most time to train for, in seconds over all restarts")
     arguments, recipe = parse_with_recipe(parser, argv)
 
     from pipeline.training.distributed import join_ranks  # torch takes seconds to import: not for --help

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pipeline.cli import interruptible, parse_with_recipe, run_verb, verb_parser
+from pipeline.cli import interruptible, parse_with_recipe, positive_float, positive_int, run_verb, verb_parser
 from pipeline.errors import InputError
 
 
@@ -91,3 +91,20 @@ def test_a_signal_whose_exception_is_lost_ends_the_work_all_the_same(kind):
 def test_without_a_signal_nothing_is_raised():
     with interruptible() as asked:
         assert not asked.is_set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["--workers", "-1"], "-1"), (["--limit", "many"], "many"), (["--disk-gigabytes", "nan"], "nan")],
+)
+def test_a_number_that_makes_no_sense_is_told(arguments, said, capsys):
+    parser = verb_parser("a verb")
+    parser.add_argument("--workers", type=positive_int)
+    parser.add_argument("--limit", type=positive_int)
+    parser.add_argument("--disk-gigabytes", type=positive_float)
+    assert parser.parse_args(["--workers", "3", "--disk-gigabytes", "1e-3"]) == parser.parse_args(
+        ["--workers=3", "--disk-gigabytes=0.001"]
+    )
+    with pytest.raises(SystemExit):
+        parser.parse_args(arguments)
+    assert f"argument {arguments[0]}: it is {said} and must be a" in capsys.readouterr().err

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.cli import console, progress_bar, run_verb, verb_parser
+from pipeline.cli import console, positive_int, progress_bar, run_verb, verb_parser
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for action in (verify, repair, repack, stats, show, upload, mount):
         action.add_argument("folder", type=Path, help="shards/<name>")
     for action in (verify, repair):
-        action.add_argument("--workers", type=_count, default=4, help="shards looked at at once; default: 4")
+        action.add_argument("--workers", type=positive_int, default=4, help="shards looked at at once; default: 4")
     _add_repack_arguments(repack)
     show.add_argument("video_id", help="one that begins with - goes behind --")
     for action in (upload, mount):
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _add_repack_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", type=Path, help="folder of the new shards")
-    parser.add_argument("--shard-bytes", type=_count, default=1_000_000_000, help="size of a shard; default: 1e9")
+    parser.add_argument("--shard-bytes", type=positive_int, default=1_000_000_000, help="size of a shard; default: 1e9")
     parser.add_argument("--order", choices=["source", "id", "shuffled"], default="source", help="order of the samples")
     parser.add_argument("--split", help="only videos of this split")
     parser.add_argument("--videos", type=Path, help="only the videos whose ids this file lists, one a line")
@@ -85,13 +85,6 @@ def _add_repack_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--audio", choices=["keep", "float16", "8bit"], default="keep", help="how spectrograms are stored"
     )
-
-
-def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"it is {count} and must be 1 or more")
-    return count
 
 
 def _verify(arguments: argparse.Namespace) -> None:
