@@ -12,7 +12,7 @@ from typing import IO
 
 from pipeline.acquire.reasons import Failure
 from pipeline.media.errors import MediaError
-from pipeline.media.ffmpeg import ffmpeg_binary
+from pipeline.media.ffmpeg import ffmpeg_binary, without_addresses
 from pipeline.media.probe import probe
 
 TIMEOUT = 120.0
@@ -119,7 +119,7 @@ def _decode(
         elif not line.startswith("#"):
             stream, _, begin, length, *_ = map(str.strip, line.split(","))
             times[int(stream)].append(float((int(begin) + int(length)) * units[int(stream)]))
-    complaint = run.stderr.decode("utf-8", "replace").replace(f"file:{path}", path.name)
+    complaint = without_addresses(run.stderr.decode("utf-8", "replace")).replace(f"file:{path}", path.name)
     return times, " ".join(complaint.split())[:300]
 
 

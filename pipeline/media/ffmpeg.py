@@ -34,6 +34,11 @@ def ffmpeg_binary() -> str:
         ) from None
 
 
+def without_addresses(text: str) -> str:
+    """A message of FFmpeg's without the addresses of its objects, which differ each time."""
+    return re.sub(r" @ 0x[0-9a-f]+", "", text)
+
+
 def _is_recent(binary: str) -> bool:
     try:
         described = subprocess.run([binary, "-version"], capture_output=True, text=True, timeout=30, check=True).stdout

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.media.ffmpeg import without_addresses
+
 PIPE_BYTES = 1 << 20
 """Size asked for each pipe: FFmpeg runs ahead by this much while a caller computes."""
 MESSAGE_BYTES = 16_384
@@ -107,7 +109,7 @@ class Messages:
             index, frames, errors, samples = (int(number or 0) for number in match.groups())
             self.decoded[index] = Decoded(frames, errors, samples)
         elif match := _COMPLAINT.match(line):
-            text = " ".join(part for part in (re.sub(r" @ 0x[0-9a-f]+", "", match[1]).strip(), match[2]) if part)
+            text = " ".join(part for part in (without_addresses(match[1]).strip(), match[2]) if part)
             # an output that got no frame at all is not damage: what it lacks shows in its length
             if match[2] and not re.match(r"\[([va]ost|out)#", text) and self._left > 0:
                 self._left -= len(text)
