@@ -46,4 +46,4 @@ def test_a_cut_file_is_damaged_also_where_its_header_is_whole(make, name):
         path.write_bytes(whole[: int(share * len(whole))])
         failure = check_video(path)
         assert failure.reason == "corrupt"
-        assert check_video(path) == failure  # FFmpeg names objects by their addresses, which differ
+        assert "@ 0x" not in failure.message  # FFmpeg names objects by their addresses, which differ each time
