@@ -48,7 +48,7 @@ def test_resumed_after_kills_at_random_steps_the_losses_are_bit_equal(tmp_path: 
     run_training(tmp_path / "undisturbed", steps=40)
     undisturbed = losses(tmp_path / "undisturbed")
     assert len(undisturbed) == 40
-    for attempt in range(10):
+    for attempt in range(20):
         run, state, chance = tmp_path / str(attempt), None, random.Random(attempt)
         for _ in range(2):
             with pytest.raises(KilledError):
