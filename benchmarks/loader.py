@@ -1,15 +1,16 @@
 """The training loader against the published way of loading, and against the disk.
 
-    python benchmarks/loader.py                          # a size that a laptop holds: 96 videos, 1.4 GB
-    python benchmarks/loader.py --videos 400 --workers 8 --json loader.json
+    python benchmarks/loader.py                          # a size that a laptop holds: 384 videos, 5.6 GB
+    python benchmarks/loader.py --videos 1200 --workers 8 --json loader.json
 
 Videos of 6.5 minutes with the features of the `mft` recipe are made up, and written as shards and as the published
 programs' files. The baseline reads those files as MFT's program does: a Dataset that loads a video's three `npz` files
 whole, draws the same ten windows, makes float32 tensors and looks words up one by one; a DataLoader that collates. Ours
 is measured twice: `shards`, batches as a device takes them, in their stored types; `tensors`, the same with what the
 device does with them done on this CPU, in one thread of the process that trains. All run with the same
-number of workers, on a cold page cache (the files are dropped from it before each epoch) and a warm one. CPU seconds
-are those of all processes, so that clips per CPU second hold on a machine that does other things too.
+number of workers, on a cold page cache (the files are dropped from it before each epoch) and a warm one. The batches
+that our workers have ready when an epoch begins are not counted. CPU seconds are those of all processes, so that clips
+per CPU second hold on a machine that does other things too.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ import os
 import shutil
 import tempfile
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,23 +40,24 @@ from pipeline.config import ClipSettings, ModelSettings
 from pipeline.media.logmel import log_mel
 from pipeline.models import build_model
 from pipeline.shards.batches import ClipReader
-from pipeline.shards.clips import Clip, training_clips, whole_seconds
 from pipeline.shards.files import Stem
+from pipeline.shards.filling import fill_training_batch
 from pipeline.shards.foreign.npz_tree import write_tree
 from pipeline.shards.index import IndexRow, read_index, rows_of, write_index
-from pipeline.shards.loader import TrainingLoader, fill_training_batch
+from pipeline.shards.loader import TrainingLoader
 from pipeline.shards.reader import ShardSet
 from pipeline.shards.sample import Sample, encode_captions, to_8bit, to_decibels
 from pipeline.shards.tars import Read, Tars
 from pipeline.shards.writer import ShardWriter
 from pipeline.training.batches import to_device
+from pipeline.training.memory import keep_freed_memory
 from pipeline.training.text import WordTable
 from pipeline.types import Caption
 
 SECONDS = 390
 VOCABULARY = 5000
 SETTINGS = ClipSettings()
-BATCH_VIDEOS = 8
+BATCH_VIDEOS = 32
 
 
 def make_shards(folder: Path, videos: int, audio: str) -> ShardSet:
@@ -74,6 +77,38 @@ def make_shards(folder: Path, videos: int, audio: str) -> ShardSet:
             rates = {"2d": 1.0, "3d": 1.5, "audio": 100.0}
             writer.add(Sample(f"video{number:06d}", float(SECONDS), captions, arrays, rates, offsets))
     return ShardSet(folder)
+
+
+class Window(NamedTuple):
+    """A clip as the published program draws it, one by one."""
+
+    start: float
+    end: float
+    captions: list[int]
+    audio_first: int
+    audio_stop: int
+
+
+def published_window(starts: list[float], ends: list[float], start: float) -> Window:
+    """The clip that a random window finds: ours of :mod:`pipeline.shards.clips`, for one at a time."""
+    end = start + SETTINGS.seconds
+    for time_of in (start, end):
+        first = max(0, bisect_left(starts, time_of) - 1)
+        if not starts[first] <= time_of <= ends[first]:
+            continue
+        last, captions = first, [first]
+        while ends[last] - starts[first] < SETTINGS.seconds and (first > 0 or last + 1 < len(ends)):
+            later = last + 1 < len(ends)
+            if first > 0 and not (later and ends[last] - starts[first - 1] > ends[last + 1] - starts[first]):
+                first -= 1
+                captions.append(first)
+            else:
+                last += 1
+                captions.append(last)
+        start, end = starts[first], ends[last]
+        sound = (start + SETTINGS.seconds / 2, start + SETTINGS.seconds * 1.5)
+        return Window(start, end, captions, *(max(0, (int(one * 16000) - 200) // 160) for one in sound))
+    return Window(start, end, [], *(max(0, (int(one * 16000) - 200) // 160) for one in (start, end)))
 
 
 class PublishedDataset(Dataset[dict[str, Tensor]]):
@@ -102,13 +137,14 @@ class PublishedDataset(Dataset[dict[str, Tensor]]):
         features_3d = torch.from_numpy(np.load(here / f"{video_id}_3d.npz")["features"]).float()
         spectrogram = np.load(here / f"{video_id}_spec.npz")["arr_0"]
         starts, ends, words = self.captions[video_id]
-        available = whole_seconds(SECONDS, spectrogram.shape[1])
-        clips = training_clips(starts, ends, available, SETTINGS, np.random.default_rng([1, place]))
+        room = int((spectrogram.shape[1] * 160 + 200) / 16000) - SETTINGS.seconds
+        shares = np.random.default_rng([1, place]).random(SETTINGS.per_video)
+        clips = [published_window(starts, ends, float(share) * room) for share in shares]
         parts = [self._clip(clip, features_2d, features_3d, spectrogram, words) for clip in clips]
         return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
 
     def _clip(
-        self, clip: Clip, features_2d: Tensor, features_3d: Tensor, spectrogram: np.ndarray, words: list[list[str]]
+        self, clip: Window, features_2d: Tensor, features_3d: Tensor, spectrogram: np.ndarray, words: list[list[str]]
     ) -> dict[str, Tensor]:
         track_2d = features_2d[int(clip.start) : int(clip.end) + 1]
         track_3d = features_3d[int(clip.start * 1.5) : int(clip.end * 1.5) + 1]
@@ -143,6 +179,9 @@ class PublishedDataset(Dataset[dict[str, Tensor]]):
 class Published:
     """Batches of clips of epoch after epoch, as the published trainer flattens them."""
 
+    ahead = 0
+    """Batches that are made of an epoch before it is asked for."""
+
     def __init__(self, dataset: PublishedDataset, workers: int):
         self.loader = DataLoader(
             dataset, BATCH_VIDEOS, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=workers > 0
@@ -162,6 +201,7 @@ class Ours:
 
     def __init__(self, shards: ShardSet, workers: int):
         self.loader = TrainingLoader(shards, SETTINGS, BATCH_VIDEOS, seed=1, workers=workers)
+        self.ahead = 2 * workers
 
     def __iter__(self) -> Iterator[Mapping[str, Tensor]]:
         yield from self.loader
@@ -221,8 +261,10 @@ def measure(batches: Published | Ours, epochs: int, before: Callable[[], None]) 
     seconds = cpu = clips = 0.0
     for _ in range(epochs):
         before()
+        stream = iter(batches)
+        consume(islice(stream, batches.ahead))
         started, started_cpu = time.perf_counter(), cpu_seconds()
-        for batch in batches:
+        for batch in stream:
             clips += len(batch["audio"])
         seconds += time.perf_counter() - started
         cpu += cpu_seconds() - started_cpu
@@ -233,25 +275,28 @@ def measure(batches: Published | Ours, epochs: int, before: Callable[[], None]) 
 def against_the_published(
     shards: ShardSet, tree: Path, workers: list[int], vectors: np.ndarray, epochs: int
 ) -> list[dict[str, Any]]:
-    """Clips per second of the published way, of the loader alone, and of the loader with the device's part."""
+    """Clips per second of the published way, of the loader alone, and of the loader with the device's part.
+
+    The published way comes first, since ours is in a process that keeps freed memory, as ``pipeline.train`` does.
+    """
     dataset = PublishedDataset(tree, shards, {f"word{number}": vector for number, vector in enumerate(vectors)})
-    rows = []
-    for count in workers:
-        ways: dict[str, Callable[[], Published | Ours]] = {
-            "published": partial(Published, dataset, count),
-            "shards": partial(Ours, shards, count),
-            "tensors": partial(OursAsTensors, shards, count, vectors),
-        }
-        for cache in ("cold", "warm"):
-            row: dict[str, Any] = {"workers": count, "cache": cache}
-            for way, make in ways.items():
-                folder = tree if way == "published" else shards.folder
-                before = partial(drop if cache == "cold" else warm, folder)
-                row[way] = measure(make(), epochs, before)
-            for way in ("shards", "tensors"):
-                row[f"{way} ×"] = row[way]["clips/s"] / row["published"]["clips/s"]
-                row[f"{way} × per CPU"] = row[way]["clips/CPU s"] / row["published"]["clips/CPU s"]
-            rows.append(row)
+    ways: dict[str, Callable[[int], Published | Ours]] = {
+        "published": partial(Published, dataset),
+        "shards": partial(Ours, shards),
+        "tensors": partial(OursAsTensors, shards, vectors=vectors),
+    }
+    rows: list[dict[str, Any]] = [{"workers": count, "cache": cache} for count in workers for cache in ("cold", "warm")]
+    for way, make in ways.items():
+        if way != "published":
+            keep_freed_memory()
+        for row in rows:
+            folder = tree if way == "published" else shards.folder
+            before = partial(drop if row["cache"] == "cold" else warm, folder)
+            row[way] = measure(make(row["workers"]), epochs, before)
+    for row in rows:
+        for way in ("shards", "tensors"):
+            row[f"{way} ×"] = row[way]["clips/s"] / row["published"]["clips/s"]
+            row[f"{way} × per CPU"] = row[way]["clips/CPU s"] / row["published"]["clips/CPU s"]
     return rows
 
 
@@ -261,30 +306,29 @@ def against_pread(shards: ShardSet, epochs: int) -> list[dict[str, Any]]:
     ``pread`` reads into one buffer, which stays in the processor's cache; ``into batches`` to where the loader reads,
     two batches in turn, without which there is no batch.
     """
-    ranges: list[Read] = []
+    ranges: list[tuple[int, Read]] = []
     clips = ClipReader(shards, SETTINGS)
     batches = [clips.layout.allocate(BATCH_VIDEOS * SETTINGS.per_video) for _ in range(2)]
     read_into, read_soon = Tars.read_into, Tars.read_soon
 
-    def noting(self: Tars, read: Read) -> bool:
-        ranges.append(read)
-        read_into(self, read)
-        return True
+    def noting(self: Tars, tar: int, read: Read) -> None:
+        ranges.append((tar, read))
+        read_into(self, tar, read)
 
     def note_epoch(epoch: int) -> None:
         ranges.clear()
-        Tars.read_into = Tars.read_soon = noting  # type: ignore[method-assign,assignment]
+        Tars.read_into, Tars.read_soon = noting, lambda self, tar, reads: reads  # type: ignore[method-assign,assignment]
         for place, request in enumerate(islice(loader.plan(epoch, 0), len(loader))):
             fill_training_batch(clips, batches[place % 2], 1, *request)
         Tars.read_into, Tars.read_soon = read_into, read_soon  # type: ignore[method-assign]
 
     def one_buffer() -> None:
-        buffer = memoryview(bytearray(max(read.size for read in ranges)))
-        for tar, offset, size, _ in ranges:
+        buffer = memoryview(bytearray(max(size for _, (_, size, _) in ranges)))
+        for tar, (offset, size, _) in ranges:
             os.preadv(descriptors[tar], [buffer[:size]], offset)
 
     def into_batches() -> None:
-        for tar, offset, _, buffers in ranges:
+        for tar, (offset, _, buffers) in ranges:
             os.preadv(descriptors[tar], buffers, offset)
 
     rows = []
@@ -297,7 +341,7 @@ def against_pread(shards: ShardSet, epochs: int) -> list[dict[str, Any]]:
         read = 0
         for epoch in range(1, epochs + 1):
             note_epoch(epoch)
-            read += sum(one.size for one in ranges)
+            read += sum(size for _, (_, size, _) in ranges)
             for name, run in ways.items():
                 if cache == "cold":
                     drop(shards.folder)
@@ -438,9 +482,9 @@ def _format(value: Any) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=int, default=96)
+    parser.add_argument("--videos", type=int, default=384)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--index", type=int, default=100_000, help="videos of the large index")
     parser.add_argument("--audio", choices=["8bit", "float16"], default="8bit", help="how shards store spectrograms")
     parser.add_argument("--folder", type=Path, help="where to put the files; default: a temporary folder")

@@ -111,16 +111,17 @@ def _measure(shards: ShardSet, recipe: Recipe, checkpoint: Path, classes: dict[i
 
 def _embed(embedder: Embedder, numbers: list[int]) -> Tensor:
     """What is seen of each video as one window from its beginning, as far as the recipe's evaluation looks."""
+    import numpy as np
     import torch
 
     from pipeline.benchmarks.windows import SIGHT
-    from pipeline.shards.clips import window
+    from pipeline.shards.clips import windows
 
     embedded = []
     with progress_bar() as progress:
         for number in progress.track(numbers, description="classify"):
-            whole = window(0, max(embedder.reader.seconds(number), 1))
-            embedded.append(embedder.windows(number, [whole], SIGHT))
+            whole = windows([0], [0], np.maximum(embedder.reader.seconds(np.array([number])), 1))
+            embedded.append(embedder.windows(number, whole, SIGHT))
     return torch.cat(embedded)
 
 

@@ -108,14 +108,14 @@ def test_scores_compare_every_second_with_every_step(folder: Path) -> None:
 
 def test_a_second_may_be_heard_longer_than_it_is_seen() -> None:
     seen = windows_of_seconds(12, radius=1)
-    assert [(clip.start, clip.end) for clip in seen][:2] == [(0, 2), (0, 3)]
-    assert [clip.audio_first for clip in seen] == [time_to_frame(clip.start) for clip in seen]
+    assert (seen.start[:2].tolist(), seen.end[:2].tolist()) == ([0, 0], [2, 3])
+    assert seen.audio_first.tolist() == time_to_frame(seen.start).tolist()
     heard = windows_of_seconds(12, radius=0, sound=8)
-    assert [(clip.start, clip.end) for clip in heard] == [(second, second + 1) for second in range(12)]
-    starts = [0, 0, 0, 0, 0, 1, 2, 3, 4, 4, 4, 4]
-    expected = [(time_to_frame(start), time_to_frame(start + 8)) for start in starts]
-    assert [(clip.audio_first, clip.audio_stop) for clip in heard] == expected
-    assert {clip.audio_first for clip in windows_of_seconds(5, radius=0, sound=8)} == {0}
+    assert (heard.start.tolist(), heard.end.tolist()) == (list(range(12)), list(range(1, 13)))
+    starts = np.array([0, 0, 0, 0, 0, 1, 2, 3, 4, 4, 4, 4])
+    assert heard.audio_first.tolist() == time_to_frame(starts).tolist()
+    assert heard.audio_stop.tolist() == time_to_frame(starts + 8).tolist()
+    assert set(windows_of_seconds(5, radius=0, sound=8).audio_first.tolist()) == {0}
     for radius, sound in ((-1, None), (0, 0)):
         with pytest.raises(InputError, match="has to have a length"):
             windows_of_seconds(3, radius, sound)

@@ -12,16 +12,15 @@ from torch import Tensor, nn
 from pipeline.benchmarks.alignment import Floats
 from pipeline.datasets.crosstask import Task
 from pipeline.errors import InputError
-from pipeline.shards.batches import ClipReader, Narration
-from pipeline.shards.clips import Clip, time_to_frame, window
+from pipeline.shards.batches import ClipReader
+from pipeline.shards.clips import Clips, time_to_frame, windows
 from pipeline.shards.layout import arrays_of
+from pipeline.shards.narrations import no_narrations
 from pipeline.text.vocabulary import Vocabulary
 
 SIGHT_AND_SOUND = ("va_embed", "v+a_embed", "video_embed")
 """What stands for a window of a video: the first that the model gives."""
 SIGHT = ("video_embed",)
-
-_NO_NARRATION = Narration([], [], [], np.zeros(0, np.int32), [0])
 
 
 class Embedder:
@@ -72,13 +71,14 @@ class Embedder:
         return torch.cat(embedded)
 
     @torch.inference_mode()
-    def windows(self, number: int, clips: Sequence[Clip], names: Sequence[str] = SIGHT_AND_SOUND) -> Tensor:
+    def windows(self, number: int, clips: Clips, names: Sequence[str] = SIGHT_AND_SOUND) -> Tensor:
         """Windows of a video, as the shards count, → float32 ``[windows, dim]``: the first of ``names`` that exists."""
         embedded = []
-        for first in range(0, len(clips), self.batch_clips):
-            chosen = clips[first : first + self.batch_clips]
-            batch = self.reader.layout.allocate(len(chosen))
-            self.reader.finish(self.reader.fill(arrays_of(batch), 0, number, chosen, _NO_NARRATION))
+        for first in range(0, len(clips.start), self.batch_clips):
+            chosen = clips.part(first, first + self.batch_clips)
+            batch = self.reader.layout.allocate(len(chosen.start))
+            for video in self.reader.fill(arrays_of(batch), np.array([number]), chosen, no_narrations()):
+                self.reader.finish(video)
             outputs = self.model(self.prepare(batch))
             embedded.append(next(outputs[name].float() for name in names if name in outputs))
         return torch.cat(embedded)
@@ -90,7 +90,7 @@ class Embedder:
         return (videos @ texts.T).cpu().numpy()
 
 
-def windows_of_seconds(seconds: int, radius: int, sound: int | None = None) -> list[Clip]:
+def windows_of_seconds(seconds: int, radius: int, sound: int | None = None) -> Clips:
     """A window for each second of a video: the second itself, and what is beside it.
 
     Args:
@@ -101,14 +101,12 @@ def windows_of_seconds(seconds: int, radius: int, sound: int | None = None) -> l
     """
     if radius < 0 or (sound is not None and sound < 1):
         raise InputError(f"a window of {radius} seconds on both sides, {sound} of sound: it has to have a length")
-    around = [window(max(0, second - radius), min(second + radius + 1, seconds)) for second in range(seconds)]
+    second, video = np.arange(seconds), np.zeros(seconds, np.int64)
+    around = windows(video, np.maximum(0, second - radius), np.minimum(second + radius + 1, seconds))
     if sound is None:
         return around
-    starts = [min(max(0, second - sound // 2), max(0, seconds - sound)) for second in range(seconds)]
-    return [
-        seen._replace(audio_first=time_to_frame(start), audio_stop=time_to_frame(start + sound))
-        for seen, start in zip(around, starts, strict=True)
-    ]
+    start = np.clip(second - sound // 2, 0, max(0, seconds - sound))
+    return around._replace(audio_first=time_to_frame(start), audio_stop=time_to_frame(start + sound))
 
 
 def second_scores(embedder: Embedder, number: int, task: Task, radius: int = 1, sound: int | None = None) -> Floats:
@@ -126,7 +124,7 @@ def second_scores(embedder: Embedder, number: int, task: Task, radius: int = 1, 
     Raises:
         InputError: the model has no embedding of text alone.
     """
-    seconds = embedder.reader.seconds(number)
+    seconds = int(embedder.reader.seconds(np.array([number]))[0])
     if seconds == 0:
         return np.zeros((0, len(task.steps)), np.float32)
     around = windows_of_seconds(seconds, radius, sound)

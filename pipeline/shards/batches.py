@@ -2,54 +2,67 @@
 
 from __future__ import annotations
 
-import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import ClipSettings
-from pipeline.shards.clips import Clip, FirstTokens, feature_window, first_tokens, token_features, whole_seconds
-from pipeline.shards.index import MODALITIES, Member
+from pipeline.shards.clips import Clips, feature_window, first_tokens, token_features, whole_seconds
+from pipeline.shards.index import MODALITIES
 from pipeline.shards.layout import Arrays, BatchLayout
-from pipeline.shards.members import MemberColumns, column
+from pipeline.shards.members import MemberColumns, Members, column
+from pipeline.shards.narrations import NarrationReader, Narrations
 from pipeline.shards.reader import ShardSet
-from pipeline.shards.sample import decode_array, silence, to_decibels
+from pipeline.shards.reads import Pieces, joined
+from pipeline.shards.sample import silence, to_decibels
 from pipeline.shards.tars import Read
 from pipeline.types import Modality
 
-_JOIN_BYTES = 1 << 16
-_MOST_BUFFERS = 512
-"""A read fills at most 1,024 buffers at once (``IOV_MAX``)."""
 _TRACKS: tuple[Modality, ...] = ("2d", "3d")
+_FETCHED = 8
+"""Samples that are asked of an object store at once."""
+_PLANNED = 64
+"""Videos whose clips are made at once: of more of them array operations are not cheaper by much."""
+_WHOLE = 8
+"""The same where whole clips have to be read before it is known what is kept of them: some megabytes of each video."""
 
-Window = tuple[int, int]
-"""The first step of an array, and the one after the last."""
-
-
-class Narration(NamedTuple):
-    """The captions of a video, as far as clips need them."""
-
-    starts: list[float]
-    ends: list[float]
-    texts: list[str]
-    word_ids: NDArray[np.int32]
-    caption_words: list[int]
-
-    def words(self, captions: Sequence[int]) -> NDArray[np.int32]:
-        """The word ids of some captions, in the order in which the captions are given."""
-        parts = [self.word_ids[self.caption_words[index] : self.caption_words[index + 1]] for index in captions]
-        return np.concatenate(parts) if parts else self.word_ids[:0]
+Integers = NDArray[np.int64]
 
 
-class _Track(NamedTuple):
-    """A video's features of one modality, the clips' windows in them, and where in the batch they belong."""
+@dataclass
+class VideoReads:
+    """What is left to do before the rows of a video are filled."""
 
-    member: Member | None
-    windows: list[Window]
-    target: NDArray[Any]
+    tar: int
+    reads: list[Read] = field(default_factory=list)
+    after: list[Callable[[], None]] = field(default_factory=list)
+    """To be called once all is read."""
+
+
+class _Filling(NamedTuple):
+    """Clips on their way into a batch."""
+
+    arrays: Arrays
+    rows: Integers
+    """``[clips]``: where in the batch they belong."""
+    clips: Clips
+    videos: list[VideoReads]
+
+
+class _Window(NamedTuple):
+    """The steps of one modality that clips need."""
+
+    modality: Modality
+    members: Members
+    """``[clips]``: where the array of each clip's video is."""
+    first: Integers
+    steps: Integers
+    """How many."""
 
 
 class ClipReader:
@@ -66,221 +79,194 @@ class ClipReader:
         self.shard = column(table, "shard", 0)
         self.duration = column(table, "duration", 0.0)
         self.hashes = np.array([zlib.crc32(video_id.encode()) for video_id in shards.ids], np.uint32)
+        self.narrations = NarrationReader(shards.tars, table, shards.words)
+        first_alone = settings.max_video_tokens and settings.video_tokens == "clip"
+        self.at_once = _FETCHED if shards.tars.remote else _PLANNED if first_alone else _WHOLE
+        """Videos that :meth:`fill` is best given at once."""
         self._offset = column(table, "offset", 0)
         self._size = column(table, "size", 0)
-        self._json_offset = column(table, "json_offset", 0)
-        self._json_size = column(table, "json_size", 0)
-        self._members = {modality: MemberColumns(table, modality) for modality in MODALITIES}
-        self._captions = column(table, "captions", 0)
-        self._words = shards.words
-        self._memory = bytearray()
-        widths = {modality: int(members.width.max(initial=0)) for modality, members in self._members.items()}
-        self._tracks = [modality for modality in _TRACKS if widths[modality]]
-        dtypes = {modality: members.dtype for modality, members in self._members.items()}
+        columns = {modality: MemberColumns(table, modality) for modality in MODALITIES}
+        self._members = {modality: found.members for modality, found in columns.items()}
+        self._tracks = [modality for modality in _TRACKS if columns[modality].width]
+        widths = {modality: found.width for modality, found in columns.items()}
+        dtypes = {modality: found.dtype for modality, found in columns.items()}
         self.layout = BatchLayout(settings, widths, dtypes)
 
-    def fetch(self, numbers: Sequence[int]) -> None:
-        """Gets whole samples that will soon be read from an object store; has a disk get their narrations."""
-        self.tars.fetch([(int(self.shard[n]), int(self._offset[n]), int(self._size[n])) for n in numbers])
-        self.tars.expect([(int(self.shard[n]), int(self._json_offset[n]), self._narration_bytes(n)) for n in numbers])
+    def fetch(self, numbers: Integers) -> None:
+        """Gets whole samples that will soon be read from an object store; from a disk nothing."""
+        if self.tars.remote:
+            columns = (self.shard[numbers], self._offset[numbers], self._size[numbers])
+            self.tars.fetch(list(zip(*(values.tolist() for values in columns), strict=True)))
 
-    def narration(self, number: int) -> Narration:
-        """A video's captions and word ids, in one read; raises ShardError."""
-        text = self._members["text"].get(number)
-        offset, size = int(self._json_offset[number]), int(self._json_size[number])
-        data = self.tars.read(int(self.shard[number]), offset, self._narration_bytes(number))
-        try:
-            values = json.loads(str(data[:size], "utf-8"))
-            captions = values["captions"]
-            found = Narration(
-                captions["start"],
-                captions["end"],
-                captions["text"],
-                decode_array(data[text.offset - offset :], text, text.length) if text else np.zeros(0, np.int32),
-                values["caption_words"] if text else [0] * (len(captions["start"]) + 1),
-            )
-            self._check(number, found)
-        except (ValueError, KeyError, TypeError) as error:
-            raise self.tars.damaged(
-                int(self.shard[number]), f"the JSON or the words at byte {offset} are unusable: {error!r}"
-            ) from None
-        return found
+    def seconds(self, numbers: Integers) -> Integers:
+        """The seconds of videos in which random windows lie."""
+        return whole_seconds(self.duration[numbers], self._members["audio"].length[numbers])
 
-    def _check(self, number: int, found: Narration) -> None:
-        """Raises ValueError where clips would stumble; a checksum would need the whole sample."""
-        counts = {len(found.starts), len(found.ends), len(found.texts), len(found.caption_words) - 1}
-        if counts != {int(self._captions[number])}:
-            raise ValueError("its captions are not as many starts, ends, texts and word offsets as the index says")
-        # as unsigned numbers, negative ids are too large as well
-        if len(found.word_ids) and int(found.word_ids.view(np.uint32).max()) >= self._words:
-            raise ValueError(f"a word's id is none of the {self._words:,} of words.parquet")
-
-    def _narration_bytes(self, number: int) -> int:
-        """From the JSON's first byte to the last word's."""
-        text = self._members["text"].get(number)
-        return text.offset + 4 * text.length - int(self._json_offset[number]) if text else int(self._json_size[number])
-
-    def seconds(self, number: int) -> int:
-        """The seconds of a video in which random windows lie."""
-        audio = self._members["audio"].get(number)
-        return whole_seconds(float(self.duration[number]), audio.length if audio else 0)
-
-    def fill(self, arrays: Arrays, row: int, number: int, clips: Sequence[Clip], narration: Narration) -> list[Read]:
-        """Reads clips of one video into every cell of a batch's rows from ``row`` on.
+    def fill(
+        self, arrays: Arrays, numbers: Integers, clips: Clips, narrations: Narrations, rows: Integers | None = None
+    ) -> list[VideoReads]:
+        """Fills the rows of clips, but for what has to be read.
 
         Args:
             arrays: the batch, as :func:`~pipeline.shards.layout.arrays_of` has it.
-            row: the first clip's.
-            number: the video.
-            clips: its windows.
-            narration: its captions.
+            numbers: the videos.
+            clips: windows of them.
+            narrations: their captions.
+            rows: the row of each clip; None: from the first on.
 
         Returns:
-            what the disk has yet to give: the rows are filled once :meth:`finish` has been called with it.
-
-        Raises:
-            ShardError: the shard is damaged.
+            what each video's rows still lack, in the order of ``numbers``: :meth:`start`, then :meth:`finish` it.
         """
-        rows = {name: values[row : row + len(clips)] for name, values in arrays.items()}
-        self._fill_words(rows["word_ids"], clips, narration)
-        rows["video_index"][:] = number
-        rows["clip_start"][:] = [clip.start for clip in clips]
-        rows["clip_end"][:] = [clip.end for clip in clips]
-        return self._fill_audio(rows, number, clips) + self._fill_video(rows, number, clips)
+        rows = np.arange(len(clips.start)) if rows is None else rows
+        videos = [VideoReads(shard) for shard in self.shard[numbers].tolist()]
+        filling = _Filling(arrays, rows, clips, videos)
+        arrays["video_index"][rows] = numbers[clips.video]
+        arrays["clip_start"][rows], arrays["clip_end"][rows] = clips.start, clips.end
+        _fill_words(arrays["word_ids"], rows, clips, narrations)
+        owners = numbers[clips.video]
+        self._fill_audio(filling, owners)
+        self._fill_video(filling, owners)
+        return videos
 
-    def finish(self, reads: Sequence[Read]) -> None:
-        """Does what :meth:`fill` left to be read; raises ShardError."""
-        for read in reads:
-            self.tars.read_into(read)
+    def start(self, video: VideoReads) -> None:
+        """Reads what is in memory, and has the disk get the rest meanwhile."""
+        video.reads = self.tars.read_soon(video.tar, video.reads)
 
-    def _fill_words(self, word_ids: NDArray[Any], clips: Sequence[Clip], narration: Narration) -> None:
-        word_ids[:] = -1
-        for place, clip in enumerate(clips):
-            words = narration.words(clip.captions)[: self.settings.max_words]
-            word_ids[place, : len(words)] = words
+    def finish(self, video: VideoReads) -> None:
+        """Does all that :meth:`start` left to be done; raises ShardError."""
+        for read in video.reads:
+            self.tars.read_into(video.tar, read)
+        for step in video.after:
+            step()
 
-    def _fill_audio(self, rows: Arrays, number: int, clips: Sequence[Clip]) -> list[Read]:
-        audio, member = rows["audio"], self._members["audio"].get(number)
-        limit, length = self.settings.max_audio_frames, member.length if member else 0
-        windows = [
-            (min(clip.audio_first, length), min(clip.audio_stop, clip.audio_first + limit, length)) for clip in clips
-        ]
-        counts = [max(0, stop - first) for first, stop in windows]
-        pending: list[Read] = []
-        if member is not None and member.dtype == audio.dtype:
-            pending = self._read(
-                number, member, windows, [values[:count] for values, count in zip(audio, counts, strict=True)]
-            )
-        elif member is not None:
-            for values, frames in zip(audio, self._read_aside(number, member, windows), strict=True):
-                values[: len(frames)] = to_decibels(frames, audio.dtype)
-        quiet = silence(audio.dtype)
-        for values, count in zip(audio, counts, strict=True):
-            if count < len(values):  # most clips are full
-                values[count:] = quiet
-        rows["audio_nframes"][:] = counts
-        return pending
-
-    def _fill_video(self, rows: Arrays, number: int, clips: Sequence[Clip]) -> list[Read]:
-        tracks = [self._track(modality, rows, number, clips) for modality in self._tracks]
-        as_stored = all(track.member is None or track.member.dtype == track.target.dtype for track in tracks)
-        if tracks and as_stored and self.settings.max_video_tokens and self.settings.video_tokens == "clip":
-            lengths = zip(*([stop - first for first, stop in track.windows] for track in tracks), strict=True)
-            tokens = [first_tokens(found, self.settings.max_video_tokens) for found in lengths]
-            # 2D features that are denser than 3D ones are picked, not stretched
-            if all(clip.steps[0] <= clip.kept for clip in tokens):
-                return self._fill_first(rows, number, tracks, tokens)
-        self._fill_chosen(rows, number, tracks)
-        return []
-
-    def _track(self, modality: Modality, rows: Arrays, number: int, clips: Sequence[Clip]) -> _Track:
-        member = self._members[modality].get(number)
-        windows = [(0, 0)] * len(clips)
-        if member is not None:
-            windows = [feature_window(clip.start, clip.end, member.rate, member.length) for clip in clips]
-        return _Track(member, windows, rows[f"features_{modality}"])
-
-    def _fill_first(
-        self, rows: Arrays, number: int, tracks: Sequence[_Track], tokens: Sequence[FirstTokens]
-    ) -> list[Read]:
-        """Reads the first features of each clip to where they belong."""
-        pending: list[Read] = []
-        for place, (member, windows, target) in enumerate(tracks):
-            steps = [clip.steps[place] for clip in tokens]
-            if member is not None:
-                kept = [(first, first + taken) for (first, _), taken in zip(windows, steps, strict=True)]
-                targets = [values[:taken] for values, taken in zip(target, steps, strict=True)]
-                pending += self._read(number, member, kept, targets)
-            for values, taken in zip(target, steps, strict=True):
-                if taken < len(values):
-                    values[taken:] = 0
-        rows["places_2d"][:] = [clip.places for clip in tokens]
-        rows["video_tokens"][:] = [clip.kept for clip in tokens]
-        return pending
-
-    def _fill_chosen(self, rows: Arrays, number: int, tracks: Sequence[_Track]) -> None:
-        """Reads whole clips and keeps what their tokens are."""
-        found = [
-            self._read_aside(number, member, windows) if member else [target[0, :0]] * len(windows)
-            for member, windows, target in tracks
-        ]
-        rows["places_2d"][:] = np.arange(rows["places_2d"].shape[1])
-        rows["video_tokens"][:] = 0
-        for place, features in enumerate(zip(*found, strict=True)):
-            chosen = token_features(features, self.settings.max_video_tokens, self.settings.video_tokens)
-            for track, values in zip(tracks, chosen, strict=True):
-                track.target[place, : len(values)] = values
-                track.target[place, len(values) :] = 0
-            rows["video_tokens"][place] = max(map(len, chosen))
-
-    def _read(
-        self, number: int, member: Member, windows: Sequence[Window], targets: Sequence[NDArray[Any]]
-    ) -> list[Read]:
-        """Reads the steps of each window to where they belong, windows that are near each other at once.
-
-        Returns what the disk has yet to give.
-        """
-        step = np.dtype(member.dtype).itemsize * (member.width or 1)
-        shard = int(self.shard[number])
-        reads = (
-            Read(shard, member.offset + first * step, (stop - first) * step, buffers)
-            for first, stop, buffers in self._reads(step, windows, targets)
+    def _fill_audio(self, filling: _Filling, owners: Integers) -> None:
+        audio, clips, members = filling.arrays["audio"], filling.clips, self._members["audio"].at(owners)
+        first = np.minimum(clips.audio_first, members.length)
+        stop = np.minimum(
+            np.minimum(clips.audio_stop, clips.audio_first + self.settings.max_audio_frames), members.length
         )
-        return [read for read in reads if not self.tars.read_soon(read)]
+        window = _Window("audio", members, first, np.maximum(0, stop - first))
+        stored = members.stored_as(audio.dtype)
+        self._read(filling, window, np.flatnonzero(stored))
+        for video, chosen, steps in self._read_aside(filling, window, np.flatnonzero(~stored)):
+            filling.videos[video].after.append(partial(_fill_decibels, audio, filling.rows[chosen], steps))
+        _clear_behind(audio, filling.rows, window.steps, silence(audio.dtype))
+        filling.arrays["audio_nframes"][filling.rows] = window.steps
 
-    def _reads(
-        self, step: int, windows: Sequence[Window], targets: Sequence[NDArray[Any]]
-    ) -> Iterator[tuple[int, int, list[Any]]]:
-        """The steps of each read, from the first to before the last, and the buffers that they fill in turn."""
-        buffers: list[Any] = []
-        begin = end = 0
-        for place in sorted(range(len(windows)), key=windows.__getitem__):
-            first, stop = windows[place]
-            if stop <= first:
-                continue
-            gap = (first - end) * step
-            if 0 < len(buffers) < _MOST_BUFFERS and 0 <= gap <= _JOIN_BYTES:
-                if gap:
-                    buffers.append(self._aside(gap))
-            else:
-                if buffers:
-                    yield begin, end, buffers
-                begin, buffers = first, []
-            buffers.append(targets[place])
-            end = stop
-        if buffers:
-            yield begin, end, buffers
+    def _fill_video(self, filling: _Filling, owners: Integers) -> None:
+        windows = [self._window(modality, filling.clips, owners) for modality in self._tracks]
+        chosen = np.arange(len(owners))
+        if windows and self.settings.max_video_tokens and self.settings.video_tokens == "clip":
+            chosen = self._fill_first(filling, windows)
+        if len(chosen):
+            self._fill_chosen(filling, windows, chosen)
 
-    def _read_aside(self, number: int, member: Member, windows: Sequence[Window]) -> list[NDArray[Any]]:
-        """The steps of each window."""
-        sizes = [max(0, stop - first) for first, stop in windows]
-        whole = np.empty((sum(sizes), member.width), member.dtype)
-        pieces = np.split(whole, np.cumsum(sizes)[:-1])
-        self.finish(self._read(number, member, windows, pieces))
-        return pieces
+    def _window(self, modality: Modality, clips: Clips, owners: Integers) -> _Window:
+        members = self._members[modality].at(owners)
+        first, stop = feature_window(clips.start, clips.end, members.rate, members.length)
+        return _Window(modality, members, first, stop - first)
 
-    def _aside(self, size: int) -> memoryview:
-        """Memory for what is read and not needed."""
-        if len(self._memory) < size:
-            self._memory = bytearray(_JOIN_BYTES)
-        return memoryview(self._memory)[:size]
+    def _fill_first(self, filling: _Filling, windows: list[_Window]) -> Integers:
+        """Has the first features of clips read to where they belong; returns the clips of which that is not enough."""
+        tokens = first_tokens([window.steps for window in windows], self.settings.max_video_tokens)
+        # 2D features that are denser than 3D ones are picked, not stretched
+        direct = tokens.steps[0] <= tokens.kept
+        for window in windows:
+            direct &= window.members.stored_as(self._target(filling, window).dtype)
+        chosen = np.flatnonzero(direct)
+        rows, kept = filling.rows[chosen], tokens.kept[chosen]
+        for window, steps in zip(windows, tokens.steps, strict=True):
+            self._read(filling, window._replace(steps=steps), chosen)
+        _clear_behind(filling.arrays["features_3d"], rows, kept, 0)
+        # places behind the last token have the last 2D feature, and nothing has those before it that are not a token's
+        filling.arrays["features_2d"][rows[kept < self.settings.max_video_tokens], -1] = 0
+        filling.arrays["places_2d"][rows] = tokens.places[chosen]
+        filling.arrays["video_tokens"][rows] = kept
+        return np.flatnonzero(~direct)
+
+    def _fill_chosen(self, filling: _Filling, windows: list[_Window], chosen: Integers) -> None:
+        """Has all features of clips read, to keep what their tokens are."""
+        rows = filling.rows[chosen]
+        filling.arrays["places_2d"][rows] = np.arange(filling.arrays["places_2d"].shape[1])
+        filling.arrays["video_tokens"][rows] = 0
+        found = [self._read_aside(filling, window, chosen) for window in windows]
+        for parts in zip(*found, strict=True):
+            video, clips, _ = parts[0]
+            tracks = [steps for _, _, steps in parts]
+            filling.videos[video].after.append(partial(self._choose, filling.arrays, filling.rows[clips], tracks))
+
+    def _choose(self, arrays: Arrays, rows: Integers, tracks: list[list[NDArray[Any]]]) -> None:
+        """Fills rows with the tokens of clips, of each of whose tracks the features are given."""
+        targets = [arrays[f"features_{modality}"] for modality in self._tracks]
+        for row, features in zip(rows.tolist(), zip(*tracks, strict=True), strict=True):
+            chosen = token_features(features, self.settings.max_video_tokens, self.settings.video_tokens)
+            for target, values in zip(targets, chosen, strict=True):
+                target[row, : len(values)] = values
+                target[row, len(values) :] = 0
+            arrays["video_tokens"][row] = max(map(len, chosen))
+
+    def _read(self, filling: _Filling, window: _Window, chosen: Integers) -> None:
+        """Has the windows of chosen clips read to where they belong."""
+        target = self._target(filling, window)
+        self._add_reads(filling, window, chosen, target, filling.rows[chosen] * target.strides[0])
+
+    def _read_aside(
+        self, filling: _Filling, window: _Window, chosen: Integers
+    ) -> Iterator[tuple[int, Integers, list[NDArray[Any]]]]:
+        """Has the windows of chosen clips read into arrays of their own.
+
+        Yields each video, its clips among the chosen ones, and the steps of each, to be read.
+        """
+        parts: dict[int, NDArray[Any]] = {}
+        width = self._target(filling, window).shape[2]
+        for kind in np.unique(window.members.kind[chosen]).tolist():
+            clips = chosen[window.members.kind[chosen] == kind]
+            bounds = np.concatenate([[0], np.cumsum(window.steps[clips])])
+            whole = np.empty((int(bounds[-1]), width), window.members.dtype(kind))
+            self._add_reads(filling, window, clips, whole, bounds[:-1] * whole.strides[0])
+            parts |= dict(zip(clips.tolist(), np.split(whole, bounds[1:-1]), strict=True))
+        video = filling.clips.video[chosen]
+        for owner in np.unique(video).tolist():
+            clips = chosen[slice(*np.searchsorted(video, (owner, owner + 1)))]
+            yield owner, clips, [parts[clip] for clip in clips.tolist()]
+
+    def _add_reads(
+        self, filling: _Filling, window: _Window, chosen: Integers, memory: NDArray[Any], places: Integers
+    ) -> None:
+        """Has the windows of chosen clips read into a memory, each from a byte of it on."""
+        step = memory.shape[-1] * memory.itemsize
+        offset, first, count = window.members.offset[chosen], window.first[chosen], window.steps[chosen]
+        pieces = Pieces(filling.clips.video[chosen], offset + first * step, count * step, places)
+        found = joined(pieces, memory.reshape(-1).view(np.uint8).data, len(filling.videos))
+        for video, reads in zip(filling.videos, found, strict=True):
+            video.reads += reads
+
+    @staticmethod
+    def _target(filling: _Filling, window: _Window) -> NDArray[Any]:
+        return filling.arrays["audio" if window.modality == "audio" else f"features_{window.modality}"]
+
+
+def _fill_words(word_ids: NDArray[np.int32], rows: Integers, clips: Clips, narrations: Narrations) -> None:
+    """Fills rows with the first words of clips, -1 behind them."""
+    word_ids[rows] = -1
+    first = narrations.word_bounds[clips.captions]
+    count = narrations.word_bounds[clips.captions + 1] - first
+    spoken = np.cumsum(count) - count
+    place = spoken - spoken[np.searchsorted(clips.owner, clips.owner)]  # within the clip
+    taken = np.clip(word_ids.shape[1] - place, 0, count)
+    caption = np.repeat(np.arange(len(taken)), taken)
+    step = np.arange(len(caption)) - np.repeat(np.cumsum(taken) - taken, taken)
+    words = narrations.word_ids[first[caption] + step]
+    word_ids[rows[clips.owner[caption]], place[caption] + step] = words
+
+
+def _fill_decibels(audio: NDArray[Any], rows: Integers, spectrograms: list[NDArray[Any]]) -> None:
+    for row, frames in zip(rows.tolist(), spectrograms, strict=True):
+        audio[row, : len(frames)] = to_decibels(frames, audio.dtype)
+
+
+def _clear_behind(target: NDArray[Any], rows: Integers, count: Integers, nothing: int) -> None:
+    """Fills what is behind the last step of each row."""
+    short = count < target.shape[1]
+    for row, first in zip(rows[short].tolist(), count[short].tolist(), strict=True):
+        target[row, first:] = nothing

@@ -1,198 +1,254 @@
-"""What a clip is: a window of a video with its narration, its sound and its video tokens.
+"""What clips are: windows of videos with their narration, their sound and their video tokens.
 
 One definition for training and benchmarks. Pure functions of times and arrays; nothing here reads a file. The rules
-are those of the published programs of MFT (Everything at Once, CVPR 2022) and MCN (ICCV 2021).
+are those of the published programs of MFT (Everything at Once, CVPR 2022) and MCN (ICCV 2021). The clips of many videos
+are made at once: array operations on a batch cost what they cost on one clip.
 """
 
 from __future__ import annotations
 
 import functools
-from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from pipeline.config import ClipSettings
+from pipeline.shards.narrations import Narrations
 
 FREE_SAMPLINGS = ("mft", "avlnet")
 """Ways of drawing clips that need no captions."""
 
 TokenStrategy = Literal["clip", "nearest", "max_pool"]
+Integers = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 _SAMPLE_RATE = 16_000
 _HOP = 160
 _WINDOW = 400
 
 
-class Clip(NamedTuple):
-    """A window of a video."""
+class Clips(NamedTuple):
+    """Windows of videos, one after the other."""
 
-    start: float
-    """Seconds; the video's features are taken from here to ``end``."""
-    end: float
-    captions: tuple[int, ...]
-    """The captions whose words it has, in the order in which they follow each other in its text."""
-    audio_first: int
-    """First frame of the spectrogram."""
-    audio_stop: int
-    """The frame after the last; it may lie behind the end of the spectrogram."""
+    video: Integers
+    """``[n]``, ascending: which of the videos at hand."""
+    start: Floats
+    """``[n]`` seconds; the video's features are taken from here to ``end``."""
+    end: Floats
+    audio_first: Integers
+    """``[n]``: first frame of the spectrogram."""
+    audio_stop: Integers
+    """``[n]``: the frame after the last; it may lie behind the end of the spectrogram."""
+    owner: Integers
+    """``[m]``, ascending: the clip of each of ``captions``."""
+    captions: Integers
+    """``[m]``: captions whose words a clip has, numbered as in the :class:`Narrations`, in the order of its text."""
+
+    def part(self, first: int, stop: int) -> Clips:
+        """The clips from ``first`` to before ``stop``."""
+        spoken = slice(*np.searchsorted(self.owner, (first, stop)))
+        return Clips(
+            video=self.video[first:stop],
+            start=self.start[first:stop],
+            end=self.end[first:stop],
+            audio_first=self.audio_first[first:stop],
+            audio_stop=self.audio_stop[first:stop],
+            owner=self.owner[spoken] - first,
+            captions=self.captions[spoken],
+        )
 
 
-def time_to_frame(seconds: float) -> int:
-    """The spectrogram's frame that is centred on a time, at least 0.
+def time_to_frame(seconds: ArrayLike) -> Integers:
+    """The spectrogram's frames that are centred on some times, at least 0.
 
     ``librosa.time_to_frames(seconds, sr=16000, hop_length=160, n_fft=400)``.
     """
-    return max(0, (int(seconds * _SAMPLE_RATE) - _WINDOW // 2) // _HOP)
+    samples = (np.asarray(seconds, np.float64) * _SAMPLE_RATE).astype(np.int64)
+    return np.asarray(np.maximum(0, (samples - _WINDOW // 2) // _HOP))
 
 
-def whole_seconds(duration: float, audio_frames: int) -> int:
+def whole_seconds(duration: ArrayLike, audio_frames: ArrayLike) -> Integers:
     """The seconds in which random windows lie: those of the spectrogram if there is one, else of the video."""
-    return int((audio_frames * _HOP + _WINDOW // 2) / _SAMPLE_RATE) if audio_frames else int(duration)
+    frames = np.asarray(audio_frames, np.int64)
+    heard = (frames * _HOP + _WINDOW // 2) // _SAMPLE_RATE
+    return np.where(frames > 0, heard, np.asarray(duration).astype(np.int64))
 
 
-def grow(starts: Sequence[float], ends: Sequence[float], index: int, seconds: float) -> list[int]:
-    """The captions of a clip that grows around caption ``index`` until it lasts ``seconds`` or has all captions.
-
-    The nearer neighbour comes first, that which leaves the clip shorter; a tie goes to the earlier one.
-
-    Returns:
-        the captions in the order in which they were added.
-    """
-    first = last = index
-    added = [index]
-    while ends[last] - starts[first] < seconds:
-        if first > 0 and last < len(ends) - 1:
-            backwards = ends[last] - starts[first - 1] <= ends[last + 1] - starts[first]
-        elif first == 0 and last == len(ends) - 1:
-            break
-        else:
-            backwards = first > 0
-        if backwards:
-            first -= 1
-            added.append(first)
-        else:
-            last += 1
-            added.append(last)
-    return added
+def windows(video: ArrayLike, start: ArrayLike, end: ArrayLike) -> Clips:
+    """Sight and sound of videos from ``start`` to ``end`` seconds, without narration."""
+    place, begin, stop = np.asarray(video, np.int64), np.asarray(start, np.float64), np.asarray(end, np.float64)
+    nothing = np.zeros(0, np.int64)
+    return Clips(place, begin, stop, time_to_frame(begin), time_to_frame(stop), nothing, nothing)
 
 
-def caption_clip(starts: Sequence[float], ends: Sequence[float], index: int, seconds: float, misaligned: bool) -> Clip:
-    """The clip that grows around a caption.
+def whole_clips(narrations: Narrations, captions: ArrayLike) -> Clips:
+    """The clips of a benchmark: each caption's own window, with its own words and sound."""
+    found = np.asarray(captions, np.int64)
+    clips = windows(narrations.video(found), narrations.starts[found], narrations.ends[found])
+    return clips._replace(owner=np.arange(len(found)), captions=found)
+
+
+def grown_clips(narrations: Narrations, captions: ArrayLike, seconds: float, misaligned: bool) -> Clips:
+    """The clips that grow around captions until they last ``seconds`` or have all captions of their video.
+
+    The nearer neighbour comes first, that which leaves the clip shorter; a tie goes to the earlier one. Words follow
+    each other in the order in which captions were added.
 
     Args:
-        starts: seconds at which each caption of the video starts.
-        ends: seconds at which each ends.
-        index: the caption.
-        seconds: least length of the clip, where the captions allow it.
+        narrations: of the videos.
+        captions: the caption that each clip grows around, those of a video together, the videos in their order.
+        seconds: least length of a clip, where the captions allow it.
         misaligned: whether the sound starts half of ``seconds`` late and lasts ``seconds``, which keeps speech from
             giving the text away.
     """
-    captions = grow(starts, ends, index, seconds)
-    start, end = starts[min(captions)], ends[max(captions)]
-    sound = (start + 0.5 * seconds, start + 1.5 * seconds) if misaligned else (start, end)
-    return Clip(start, end, tuple(captions), time_to_frame(sound[0]), time_to_frame(sound[1]))
+    middle = np.asarray(captions, np.int64)
+    video = narrations.video(middle)
+    first, last, owner, added = _grow(narrations, middle, video, seconds)
+    start, end = narrations.starts[first], narrations.ends[last]
+    heard = (start + 0.5 * seconds, start + 1.5 * seconds) if misaligned else (start, end)
+    return Clips(video, start, end, time_to_frame(heard[0]), time_to_frame(heard[1]), owner, added)
 
 
-def random_clip(starts: Sequence[float], ends: Sequence[float], start: float, seconds: float, misaligned: bool) -> Clip:
-    """The clip that a window from ``start`` on finds.
+def _grow(
+    narrations: Narrations, middle: Integers, video: Integers, seconds: float
+) -> tuple[Integers, Integers, Integers, Integers]:
+    """First and last caption of each grown clip, and pairs of a clip and a caption."""
+    starts, ends, bounds = narrations.starts, narrations.ends, narrations.bounds
+    first, last = middle.copy(), middle.copy()
+    short = np.arange(len(middle))
+    owners, added = [short], [middle]
+    while True:
+        low, high, place = first[short], last[short], video[short]
+        earlier, later = low > bounds[place], high + 1 < bounds[place + 1]
+        growing = (ends[high] - starts[low] < seconds) & (earlier | later)
+        if not growing.any():
+            break
+        if not growing.all():
+            low, high, short = low[growing], high[growing], short[growing]
+            earlier, later = earlier[growing], later[growing]
+        backwards = earlier & ~(later & (ends[high] - starts[low - 1] > ends[high + later] - starts[low]))
+        first[short] -= backwards
+        last[short] += ~backwards
+        owners.append(short)
+        added.append(np.where(backwards, low - 1, high + 1))
+    owner = np.concatenate(owners)
+    order = np.argsort(owner, kind="stable")
+    return first, last, owner[order], np.concatenate(added)[order]
 
-    A caption that is spoken when the window begins, else one that is spoken when it ends, makes it the clip that grows
+
+def random_clips(narrations: Narrations, video: Integers, start: Floats, seconds: float, misaligned: bool) -> Clips:
+    """The clips that windows from ``start`` on find.
+
+    A caption that is spoken when a window begins, else one that is spoken when it ends, makes it the clip that grows
     around that caption; a window that finds neither stays as it is, without text.
     """
-    end = start + seconds
-    for time in (start, end):
-        index = max(0, bisect_left(starts, time) - 1)
-        if index < len(starts) and starts[index] <= time <= ends[index]:
-            return caption_clip(starts, ends, index, seconds, misaligned)
-    return window(start, end)
+    found, spoken = _spoken(narrations, np.tile(video, 2), np.concatenate([start, start + seconds]))
+    begins, ends = np.split(spoken, 2)
+    captions = np.where(begins, *np.split(found, 2))
+    talks = np.flatnonzero(begins | ends)
+    free = windows(video, start, start + seconds)
+    grown = grown_clips(narrations, captions[talks], seconds, misaligned)
+    for values, others in zip(free[1:5], grown[1:5], strict=True):
+        values[talks] = others
+    return free._replace(owner=talks[grown.owner], captions=grown.captions)
 
 
-def window(start: float, end: float) -> Clip:
-    """Sight and sound of a video from ``start`` to ``end`` seconds, without its narration."""
-    return Clip(start, end, (), time_to_frame(start), time_to_frame(end))
+def _spoken(narrations: Narrations, video: Integers, time: Floats) -> tuple[Integers, NDArray[np.bool_]]:
+    """The last caption of a video that starts before a time, else its first, and whether it is spoken then."""
+    starts, ends = narrations.starts, narrations.ends
+    low, high = narrations.bounds[video], narrations.bounds[video + 1]
+    if not len(starts):
+        return low, np.zeros(len(low), bool)
+    begin, end = low, high
+    while (searched := low < high).any():
+        middle = (low + high) // 2
+        before = searched & (starts[np.minimum(middle, len(starts) - 1)] < time)
+        low, high = np.where(before, middle + 1, low), np.where(searched & ~before, middle, high)
+    found = np.minimum(np.maximum(begin, low - 1), len(starts) - 1)
+    return found, (begin < end) & (starts[found] <= time) & (time <= ends[found])
 
 
 def training_clips(
-    starts: Sequence[float],
-    ends: Sequence[float],
-    available: int,
-    settings: ClipSettings,
-    generator: np.random.Generator,
-) -> list[Clip]:
-    """The clips of one video in one epoch.
+    narrations: Narrations, available: Integers, settings: ClipSettings, shares: NDArray[np.float64]
+) -> Clips:
+    """The clips of some videos in one epoch.
 
     Args:
-        starts: seconds at which each caption starts, in order.
-        ends: seconds at which each ends.
-        available: see :func:`whole_seconds`.
-        settings: the sampling, how many, how long.
-        generator: decides all there is to decide.
+        narrations: of the videos.
+        available: ``[videos]``; see :func:`whole_seconds`.
+        settings: the sampling and the length of clips.
+        shares: ``[videos, clips of each]``, random numbers of [0, 1): they decide all there is to decide.
 
     Raises:
-        ValueError: the sampling needs captions and the video has none.
+        ValueError: the sampling needs captions and a video has none.
     """
+    video = np.repeat(np.arange(len(shares)), shares.shape[1])
     if settings.sampling == "avlnet":
-        drawn = generator.integers(max(1, available - int(settings.seconds) - 1), size=settings.per_video)
-        return [window(float(start), float(start) + settings.seconds) for start in drawn]
-    if settings.sampling not in FREE_SAMPLINGS:
-        if not starts:
-            raise ValueError("a clip cannot be taken around a caption where there is none")
-        indices = [int(index) for index in generator.integers(len(starts), size=settings.per_video)]
-        if settings.sampling == "caption":
-            return [whole_clip(starts[index], ends[index], index) for index in indices]
-        return [caption_clip(starts, ends, index, settings.seconds, settings.misaligned_audio) for index in indices]
-    room = max(0.0, available - settings.seconds)
-    return [
-        random_clip(starts, ends, float(share) * room, settings.seconds, settings.misaligned_audio)
-        for share in generator.random(settings.per_video)
-    ]
+        start = np.floor(shares * np.maximum(1, available - int(settings.seconds) - 1)[:, None]).ravel()
+        return windows(video, start, start + settings.seconds)
+    if settings.sampling == "mft":
+        room = np.maximum(0.0, available - settings.seconds)
+        start = (shares * room[:, None]).ravel()
+        return random_clips(narrations, video, start, settings.seconds, settings.misaligned_audio)
+    counts = np.diff(narrations.bounds)
+    if not counts.all():
+        raise ValueError("a clip cannot be taken around a caption where there is none")
+    captions = (narrations.bounds[:-1, None] + (shares * counts[:, None]).astype(np.int64)).ravel()
+    if settings.sampling == "caption":
+        return whole_clips(narrations, captions)
+    return grown_clips(narrations, captions, settings.seconds, settings.misaligned_audio)
 
 
-def whole_clip(start: float, end: float, caption: int) -> Clip:
-    """The clip of a benchmark: a caption's own window, with its own words and sound."""
-    return Clip(start, end, (caption,), time_to_frame(start), time_to_frame(end))
-
-
-def feature_window(start: float, end: float, rate: float, length: int) -> tuple[int, int]:
-    """The features of a window of seconds: first, and the one after the last, within ``length``."""
-    first = max(0, min(int(start * rate), length))
-    return first, max(first, min(int(end * rate) + 1, length))
+def feature_window(start: ArrayLike, end: ArrayLike, rate: ArrayLike, length: ArrayLike) -> tuple[Integers, Integers]:
+    """The features of windows of seconds: the first of each, and the one after the last, within ``length``."""
+    rates = np.asarray(rate, np.float64)
+    first = np.clip((np.asarray(start) * rates).astype(np.int64), 0, length)
+    return first, np.maximum(first, np.minimum((np.asarray(end) * rates).astype(np.int64) + 1, length))
 
 
 @functools.lru_cache(maxsize=4096)
-def nearest(length: int, count: int) -> NDArray[np.int64]:
+def nearest(length: int, count: int) -> Integers:
     """Which of ``length`` features stand at ``count`` places: torch's ``interpolate(mode="nearest")``, in float32."""
     places = np.arange(count, dtype=np.float32) * (np.float32(length) / np.float32(count))
     return np.minimum(np.floor(places).astype(np.int64), length - 1)
 
 
 class FirstTokens(NamedTuple):
-    """The tokens of a clip of which the first are kept: no feature has to be known to tell which they are."""
+    """The tokens of clips of which the first are kept: no feature has to be known to tell which they are."""
 
-    kept: int
-    steps: tuple[int, ...]
-    """How many of each track's first features they are made of."""
-    places: NDArray[np.int64]
-    """Which of the first track's features stands at each place; behind the last token the last place."""
+    kept: Integers
+    """``[n]`` tokens."""
+    steps: tuple[Integers, ...]
+    """``[n]`` of each track: how many of its first features they are made of."""
+    places: Integers
+    """``[n, count]``: which of the first track's features stands at each place, behind the last token the last."""
+
+
+def first_tokens(lengths: Sequence[Integers], count: int) -> FirstTokens:
+    """What :func:`token_features` keeps of clips by the strategy ``clip``.
+
+    Args:
+        lengths: ``[n]`` of each track that the data set has, 2D before 3D.
+        count: places for tokens, at least 1.
+    """
+    # clips of one duration have few lengths
+    kinds, kind = np.unique((lengths[0] << 32) + lengths[-1], return_inverse=True)
+    found = [_first_tokens(int(pair) >> 32, int(pair) & 0xFFFFFFFF, count) for pair in kinds]
+    kept, steps = np.array([(kept, steps) for kept, steps, _ in found], np.int64).reshape(-1, 2).T[:, kind]
+    places = np.array([places for _, _, places in found], np.int64).reshape(-1, count)[kind]
+    return FirstTokens(kept, (steps, kept)[-len(lengths) :], places)
 
 
 @functools.lru_cache(maxsize=4096)
-def first_tokens(lengths: tuple[int, ...], count: int) -> FirstTokens:
-    """What :func:`token_features` keeps of a clip by the strategy ``clip``.
-
-    Args:
-        lengths: of each track that the data set has, 2D before 3D.
-        count: places for tokens, at least 1.
-    """
-    kept = min(lengths[-1], count) if all(lengths) else 0
+def _first_tokens(length: int, last_length: int, count: int) -> tuple[int, int, Integers]:
+    """Tokens, how many features of the first track, and which; of a first and a last track."""
+    kept = min(last_length, count) if length else 0
     places = np.full(count, count - 1, np.int64)
-    places[:kept] = nearest(lengths[0], lengths[-1])[:kept] if kept else 0
-    steps = int(places[kept - 1]) + 1 if kept else 0
-    return FirstTokens(kept, (steps, kept)[-len(lengths) :], places)
+    places[:kept] = nearest(length, last_length)[:kept] if kept else 0
+    return kept, int(places[kept - 1]) + 1 if kept else 0, places
 
 
 def token_features(tracks: Sequence[NDArray[Any]], count: int, strategy: TokenStrategy) -> list[NDArray[Any]]:
@@ -212,8 +268,8 @@ def token_features(tracks: Sequence[NDArray[Any]], count: int, strategy: TokenSt
     if count == 0:
         return [track[:1] if len(track) < 2 else _maxima(track[None]) for track in tracks]
     if len(tracks[-1]) <= count or strategy == "clip" or not all(map(len, tracks)):
-        tokens = first_tokens(tuple(map(len, tracks)), count)
-        return [tracks[0][tokens.places[: tokens.kept]], *(track[: tokens.kept] for track in tracks[1:])]
+        kept, _, places = _first_tokens(len(tracks[0]), len(tracks[-1]), count)
+        return [tracks[0][places[:kept]], *(track[:kept] for track in tracks[1:])]
     kernels = [len(track) // count for track in tracks]
     if strategy == "max_pool" and min(kernels) > 1:
         tracks = [_pooled(track, kernel) for track, kernel in zip(tracks, kernels, strict=True)]

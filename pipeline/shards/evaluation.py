@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+import numpy as np
 import pyarrow.compute as pc
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from pipeline.config import ClipSettings
 from pipeline.errors import InputError
 from pipeline.shards.batches import ClipReader
-from pipeline.shards.clips import whole_clip
+from pipeline.shards.clips import whole_clips
 from pipeline.shards.decoding import stretched
 from pipeline.shards.layout import Batch, arrays_of
 from pipeline.shards.reader import ShardSet
@@ -118,16 +119,13 @@ def _batches(
         wanted = pending[first : first + batch_clips]
         batch = reader.layout.allocate(len(wanted))
         arrays = arrays_of(batch)
-        batch["clip_ids"], batch["texts"] = [], []
-        row = 0
-        while row < len(wanted):
-            number = wanted[row][0]
-            indices = [index for other, index in wanted[row:] if other == number]
-            reader.fetch([number])
-            narration = reader.narration(number)
-            found = [whole_clip(narration.starts[index], narration.ends[index], index) for index in indices]
-            reader.finish(reader.fill(arrays, row, number, found, narration))
-            batch["clip_ids"] += [f"{ids[number]}/{index}" for index in indices]
-            batch["texts"] += [narration.texts[index] for index in indices]
-            row += len(indices)
+        found, place = np.unique([number for number, _ in wanted], return_inverse=True)
+        reader.fetch(found)
+        narrations = reader.narrations.read(found)
+        clips = whole_clips(narrations, narrations.bounds[place] + [index for _, index in wanted])
+        for video in reader.fill(arrays, found, clips, narrations):
+            reader.finish(video)
+        texts = {number: reader.narrations.texts(number) for number in found.tolist()}
+        batch["clip_ids"] = [f"{ids[number]}/{index}" for number, index in wanted]
+        batch["texts"] = [texts[number][index] for number, index in wanted]
         yield batch

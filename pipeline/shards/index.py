@@ -51,6 +51,8 @@ class IndexRow:
     captions: int
     split: str
     members: dict[Modality, Member] = field(default_factory=dict)
+    times_offset: int | None = None
+    """First value of the captions' times; None: there are none, or a program wrote it that knew no such member."""
 
     @property
     def end(self) -> int:
@@ -64,9 +66,11 @@ class IndexRow:
             offset=self.offset + by,
             json_offset=self.json_offset + by,
             members={name: member._replace(offset=member.offset + by) for name, member in self.members.items()},
+            times_offset=None if self.times_offset is None else self.times_offset + by,
         )
 
 
+_PLAIN = [field.name for field in dataclasses.fields(IndexRow) if field.name not in ("members", "times_offset")]
 _MEMBER_TYPES = {
     "offset": pa.int64(),
     "length": pa.int32(),
@@ -85,6 +89,7 @@ SCHEMA = pa.schema(
         pa.field("duration", pa.float64(), nullable=False),
         pa.field("captions", pa.int32(), nullable=False),
         pa.field("split", pa.string(), nullable=False),
+        pa.field("times_offset", pa.int64()),
         *(pa.field(f"{member}_{name}", kind) for member in MODALITIES for name, kind in _MEMBER_TYPES.items()),
     ]
 )
@@ -115,6 +120,8 @@ def read_index(stem: Stem, columns: list[str] | None = None) -> pa.Table:
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(stem, _line(error)) from None
     check_version((table.schema.metadata or {}).get(b"format_version", b"?").decode(), stem.index)
+    if "times_offset" in (columns or SCHEMA.names) and "times_offset" not in table.schema.names:
+        table = table.append_column("times_offset", pa.nulls(len(table), pa.int64()))  # older shards have none
     lacking = [name for name in columns or SCHEMA.names if name not in table.schema.names]
     if lacking:
         raise _unreadable(stem, f"it lacks the column {lacking[0]}")
@@ -141,7 +148,8 @@ def check_version(version: str, path: Path) -> None:
 
 
 def _flat(row: IndexRow) -> dict[str, Any]:
-    values = {name.name: getattr(row, name.name) for name in dataclasses.fields(row) if name.name != "members"}
+    fields = {field.name: getattr(row, field.name) for field in dataclasses.fields(row) if field.name != "members"}
+    values = {name: value for name, value in fields.items() if value is not None}
     for name, member in row.members.items():
         values.update({f"{name}_{key}": value for key, value in member._asdict().items()})
     return values
@@ -153,8 +161,8 @@ def _from_flat(values: dict[str, Any]) -> IndexRow:
         for name in MODALITIES
         if values.get(f"{name}_offset") is not None
     }
-    plain = {name.name: values[name.name] for name in dataclasses.fields(IndexRow) if name.name != "members"}
-    return IndexRow(**plain, members=members)
+    plain = {name: values[name] for name in _PLAIN}
+    return IndexRow(**plain, members=members, times_offset=values.get("times_offset"))
 
 
 def journal_line(row: IndexRow | None) -> bytes:

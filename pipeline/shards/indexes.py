@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.shards.files import FORMAT_VERSION, Stem, sync_file
-from pipeline.shards.index import read_index
+from pipeline.shards.index import SCHEMA, read_index
 
 COPY = ".indexes.arrow"
 _WORTH_A_COPY = 64
@@ -47,7 +47,7 @@ def read_indexes(folder: Path, stems: Sequence[Stem]) -> tuple[pa.Table, list[in
 
 def _state(stems: Sequence[Stem]) -> str:
     """What changes when an index is written, replaced, added or removed."""
-    digest = hashlib.sha256(str(FORMAT_VERSION).encode())
+    digest = hashlib.sha256(f"{FORMAT_VERSION} {SCHEMA.names}".encode())
     for stem in stems:
         found = stem.index.stat()
         digest.update(f"\n{stem} {found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}".encode())

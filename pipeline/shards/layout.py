@@ -24,8 +24,9 @@ _ALIGNMENT = 64
 class BatchLayout:
     """Shapes and types of batches, and their place in memory.
 
-    A batch of ``B`` clips has ``features_2d [B, T, D2]`` and ``features_3d [B, T, D3]``, zeros behind the last;
-    ``places_2d [B, T]``, which of a clip's 2D features stands at each token; ``video_tokens [B]``, how many tokens;
+    A batch of ``B`` clips has ``features_2d [B, T, D2]``; ``places_2d [B, T]``, which of a clip's 2D features stands at
+    each token (one of zeros behind the last token; those that stand nowhere may be anything); ``features_3d
+    [B, T, D3]``, zeros behind the last token; ``video_tokens [B]``, how many tokens;
     ``audio [B, frames, 40]``, silence behind the last of ``audio_nframes [B]``; ``word_ids [B, words]``, -1 where there
     is none; ``video_index [B]``, the video's number; ``clip_start`` and ``clip_end`` ``[B]``, seconds. ``T`` is 1 where
     ``max_video_tokens`` is 0. :func:`~pipeline.shards.decoding.decode_batch` makes of it what a network takes.

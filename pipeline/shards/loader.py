@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,20 +14,14 @@ from numpy.typing import NDArray
 from pipeline.config import ClipSettings
 from pipeline.errors import InputError
 from pipeline.shards.batches import ClipReader
-from pipeline.shards.clips import FREE_SAMPLINGS, training_clips
-from pipeline.shards.files import ShardError
-from pipeline.shards.layout import Batch, arrays_of
+from pipeline.shards.clips import FREE_SAMPLINGS
+from pipeline.shards.filling import fill_training_batch
+from pipeline.shards.layout import Batch
 from pipeline.shards.order import epoch_order, rank_slice
 from pipeline.shards.pool import LENT, Slots, Work, WorkerPool
 from pipeline.shards.reader import ShardSet
-from pipeline.shards.tars import Read
 
 log = logging.getLogger(__name__)
-
-_FETCHED = 8
-"""Samples that are asked of an object store at once."""
-_READ_AHEAD = 4
-"""Videos whose bytes a disk gets while the next one's are asked for."""
 
 _Request = tuple[int, NDArray[np.int64]]
 """An epoch, and the videos of a batch in it."""
@@ -209,50 +201,6 @@ class TrainingLoader:
                 videos = order[place * self._batch_videos : (place + 1) * self._batch_videos]
                 yield epoch, videos[rank_slice(len(videos), self._rank, self._world_size)]
             epoch, batch = epoch + 1, 0
-
-
-def fill_training_batch(
-    reader: ClipReader, batch: Batch, seed: int, epoch: int, numbers: NDArray[np.int64]
-) -> list[str]:
-    """Fills a batch with the clips of some videos in an epoch.
-
-    Returns:
-        what was left out, where the settings allow that: the rows of such a video are empty.
-
-    Raises:
-        ShardError: a shard is damaged, and the settings say that this is fatal.
-    """
-    settings, arrays = reader.settings, arrays_of(batch)
-    damaged: list[str] = []
-    waiting: deque[tuple[int, list[Read]]] = deque()
-
-    def attempt(row: int, step: Callable[[], None]) -> None:
-        try:
-            step()
-        except ShardError as error:
-            if settings.damaged == "fatal":
-                raise
-            damaged.append(str(error))
-            reader.layout.clear(batch, row, row + settings.per_video)
-
-    def begin(row: int, number: int) -> None:
-        generator = np.random.default_rng([seed, epoch, int(reader.hashes[number])])
-        narration = reader.narration(number)
-        clips = training_clips(narration.starts, narration.ends, reader.seconds(number), settings, generator)
-        waiting.append((row, reader.fill(arrays, row, number, clips, narration)))
-
-    def finish(most: int) -> None:
-        while len(waiting) > most:
-            row, reads = waiting.popleft()
-            attempt(row, partial(reader.finish, reads))
-
-    for place, number in enumerate(numbers.tolist()):
-        if place % _FETCHED == 0:
-            reader.fetch(numbers[place : place + _FETCHED].tolist())
-        attempt(place * settings.per_video, partial(begin, place * settings.per_video, number))
-        finish(_READ_AHEAD)
-    finish(0)
-    return damaged
 
 
 def _usable(shards: ShardSet, clips: ClipSettings, split: str | None) -> NDArray[np.int64]:

@@ -1,9 +1,9 @@
 """A sample: what is stored of one video, and its bytes in a shard.
 
-In the tar a sample is contiguous members ``<key>.json``, ``<key>.text.npy``, ``<key>.2d.npy``, ``<key>.3d.npy``,
-``<key>.audio.npy``, in this order; the key is the video's id (a dot is written ``%2E``, since the first dot of a
-member's name ends its key for every WebDataset reader). The small members come first so that one short read gets the
-captions and their words.
+In the tar a sample is contiguous members ``<key>.json``, ``<key>.times.npy``, ``<key>.text.npy``, ``<key>.2d.npy``,
+``<key>.3d.npy``, ``<key>.audio.npy``, in this order; the key is the video's id (a dot is written ``%2E``, since the
+first dot of a member's name ends its key for every WebDataset reader). ``times`` repeats of the JSON what a training
+loader needs of the captions, so that one short read gets that and their words, and nothing has to be parsed.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from numpy.typing import DTypeLike, NDArray
 from pipeline.shards.files import FORMAT_VERSION
 from pipeline.shards.index import MODALITIES, IndexRow, Member
 from pipeline.types import Caption, Modality
+
+TIMES_WIDTH = 3
+"""Values of a caption in ``times``: its start, its end, and where its words end."""
 
 _BLOCK = 512
 _VIDEO_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
@@ -73,6 +76,13 @@ def encode_captions(
     return np.concatenate([np.zeros(0, np.int32), *per_caption]), [int(offset) for offset in offsets]
 
 
+def caption_times(sample: Sample) -> NDArray[np.float64]:
+    """``times`` of a sample, ``[captions, 3]``: start and end in seconds, and ``caption_words[i + 1]``."""
+    word_ends = sample.caption_words[1:] or [0] * len(sample.captions)
+    rows = [(start, end, words) for (start, end, _), words in zip(sample.captions, word_ends, strict=True)]
+    return np.array(rows, "<f8").reshape(-1, TIMES_WIDTH)
+
+
 def member_key(video_id: str) -> str:
     """What a video's members are called before the first dot.
 
@@ -102,13 +112,11 @@ def encode(sample: Sample) -> tuple[bytes, IndexRow]:
     key = member_key(sample.video_id)
     buffer = bytearray()
     json_offset, json_size = _append(buffer, f"{key}.json", _to_json(sample, arrays))
+    times_offset = _append_array(buffer, f"{key}.times.npy", caption_times(sample)) if sample.captions else None
     members: dict[Modality, Member] = {}
     for modality, array in arrays.items():
-        npy = io.BytesIO()
-        np.lib.format.write_array(npy, array, version=(1, 0), allow_pickle=False)
-        offset, size = _append(buffer, f"{key}.{modality}.npy", npy.getvalue())
         members[modality] = Member(
-            offset=offset + size - array.nbytes,
+            offset=_append_array(buffer, f"{key}.{modality}.npy", array),
             length=len(array),
             width=array.shape[1] if array.ndim == 2 else 0,
             dtype=array.dtype.name,
@@ -125,6 +133,7 @@ def encode(sample: Sample) -> tuple[bytes, IndexRow]:
         captions=len(sample.captions),
         split=sample.split,
         members=members,
+        times_offset=times_offset,
     )
     return bytes(buffer), row
 
@@ -219,6 +228,14 @@ def _append(buffer: bytearray, name: str, data: bytes) -> tuple[int, int]:
     buffer += data
     buffer += bytes(-len(data) % _BLOCK)
     return offset, len(data)
+
+
+def _append_array(buffer: bytearray, name: str, array: NDArray[Any]) -> int:
+    """Adds an array as a member and returns the offset of its values."""
+    npy = io.BytesIO()
+    np.lib.format.write_array(npy, array, version=(1, 0), allow_pickle=False)
+    offset, size = _append(buffer, name, npy.getvalue())
+    return offset + size - array.nbytes
 
 
 LOUDEST = 255

@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.shards.files import NewerFormatError, ShardError
 from pipeline.shards.index import MODALITIES, IndexRow, Member, check_version
-from pipeline.shards.sample import member_key
+from pipeline.shards.sample import Sample, caption_times, decode_json, member_key
 from pipeline.types import Modality
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -60,7 +60,10 @@ def describe(data: bytes | bytearray, checksum: int | None = None) -> IndexRow:
         raise ValueError(f"a member does not belong to {values['video_id']}")
     check_version(str(values["format"]), Path(f"{first.key}.json"))
     members: dict[Modality, Member] = {}
+    times_offset = None
     for part in parts[1:]:
+        if part.suffix == "times.npy":
+            times_offset = _times_offset(data, part, decode_json(data[first.offset : first.offset + first.size]))
         for modality in MODALITIES:
             if part.suffix == f"{modality}.npy":
                 members[modality] = _member(data, part, float(values["rates"].get(modality, 0.0)))
@@ -78,6 +81,7 @@ def describe(data: bytes | bytearray, checksum: int | None = None) -> IndexRow:
         captions=len(values["captions"]["start"]),
         split=values["split"],
         members=members,
+        times_offset=times_offset,
     )
 
 
@@ -183,3 +187,16 @@ def _member(data: bytes | bytearray, part: _Part, rate: float) -> Member:
     if fortran or len(shape) not in (1, 2) or npy.tell() + int(np.prod(shape)) * dtype.itemsize != part.size:
         raise ValueError(f"{part.suffix} does not hold an array of shape {list(shape)}")
     return Member(offset, shape[0], shape[1] if len(shape) == 2 else 0, dtype.name, rate)
+
+
+def _times_offset(data: bytes | bytearray, part: _Part, sample: Sample) -> int:
+    """Where the captions' times begin; they are to be those of the JSON."""
+    member = _member(data, part, 0.0)
+    expected = caption_times(sample)
+    found = (member.dtype, (member.length, member.width))
+    if (
+        found != (expected.dtype.name, expected.shape)
+        or data[member.offset : member.offset + expected.nbytes] != expected.tobytes()
+    ):
+        raise ValueError(f"{sample.video_id}: its times are not those of its captions")
+    return member.offset

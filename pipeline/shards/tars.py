@@ -8,9 +8,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from pipeline.shards.files import ShardError
 from pipeline.shards.remote import filesystem, remote_url
@@ -23,14 +21,8 @@ Range = tuple[int, int, int]
 """A tar, by its position; the first byte; the number of bytes."""
 
 
-class Read(NamedTuple):
-    """What is to be read, and where to."""
-
-    tar: int
-    offset: int
-    size: int
-    buffers: Sequence[Any]
-    """Contiguous arrays of ``size`` bytes in all, filled one after the other."""
+Read = tuple[int, int, Sequence[Any]]
+"""The first byte; the number of bytes; contiguous arrays of so many bytes in all, filled one after the other."""
 
 
 class Tars:
@@ -62,45 +54,54 @@ class Tars:
             ShardError: the tar is missing, has another size than its index says, or cannot be read.
         """
         buffer = bytearray(size)
-        self.read_into(Read(tar, offset, size, [buffer]))
+        self.read_into(tar, (offset, size, [buffer]))
         return buffer
 
-    def read_into(self, read: Read) -> None:
+    def read_into(self, tar: int, read: Read) -> None:
         """Fills the buffers of a read; raises ShardError as :meth:`read` does."""
-        if read.tar in self._remote:
-            data = memoryview(self._from_store(read.tar, read.offset, read.size))
-            for buffer in read.buffers:
-                target = np.frombuffer(buffer, np.uint8)
+        offset, expected, buffers = read
+        if tar in self._remote:
+            data = memoryview(self._from_store(tar, offset, expected))
+            for buffer in buffers:
+                target = memoryview(buffer).cast("B")
                 target[:] = data[: len(target)]
                 data = data[len(target) :]
             return
         try:
-            size = os.preadv(self._descriptor(read.tar), read.buffers, read.offset)
+            size = os.preadv(self._descriptor(tar), buffers, offset)
         except OSError as error:
-            raise self.damaged(read.tar, error.strerror or str(error)) from None
-        if size != read.size:
-            raise self.damaged(read.tar, f"ends before byte {read.offset + read.size}")
+            raise self.damaged(tar, error.strerror or str(error)) from None
+        if size != expected:
+            raise self.damaged(tar, f"ends before byte {offset + expected}")
 
-    def read_soon(self, read: Read) -> bool:
-        """Does a read whose bytes are in memory; else has the disk get them meanwhile, and gives False.
+    def read_soon(self, tar: int, reads: Sequence[Read]) -> list[Read]:
+        """Does the reads whose bytes are in memory, and has the disk get the others meanwhile.
 
-        :meth:`read_into` is then to follow. A disk that is asked for many things at once gives them twice as fast.
+        A disk that is asked for many things at once gives them twice as fast.
+
+        Returns:
+            those that are still to be done, by :meth:`read_into`, which says what is wrong with a tar.
         """
-        if read.tar in self._remote or not self._not_from_disk:
-            self.read_into(read)
-            return True
-        try:
-            descriptor = self._descriptor(read.tar)
-            if os.preadv(descriptor, read.buffers, read.offset, self._not_from_disk) == read.size:
-                return True
-            os.posix_fadvise(descriptor, read.offset, read.size, os.POSIX_FADV_WILLNEED)
-        except BlockingIOError:
-            os.posix_fadvise(descriptor, read.offset, read.size, os.POSIX_FADV_WILLNEED)
-        except OSError as error:
-            if error.errno != errno.EOPNOTSUPP:
-                raise self.damaged(read.tar, error.strerror or str(error)) from None
-            self._not_from_disk = 0
-        return False
+        if tar in self._remote or not self._not_from_disk:
+            return list(reads)
+        later = []
+        preadv = os.preadv
+        with contextlib.suppress(OSError, ShardError):
+            descriptor = self._descriptor(tar)
+            for read in reads:
+                offset, size, buffers = read
+                try:
+                    if preadv(descriptor, buffers, offset, self._not_from_disk) == size:
+                        continue
+                except BlockingIOError:
+                    pass
+                except OSError as error:
+                    if error.errno == errno.EOPNOTSUPP:
+                        self._not_from_disk = 0
+                later.append(read)
+                os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_WILLNEED)
+            return later
+        return list(reads)
 
     def fetch(self, ranges: Sequence[Range]) -> None:
         """Gets what will soon be read in parts, all at once, from tars in a store; nothing for those on the disk.
@@ -118,12 +119,10 @@ class Tars:
             pairs = zip(wanted, found, strict=True)
             self._fetched = {one: data for one, data in pairs if isinstance(data, bytes) and len(data) == one[2]}
 
-    def expect(self, ranges: Sequence[Range]) -> None:
-        """Has the disk get what will soon be read; what cannot be opened is left to the reading of it."""
-        for tar, offset, size in ranges:
-            if tar not in self._remote:
-                with contextlib.suppress(OSError, ShardError):
-                    os.posix_fadvise(self._descriptor(tar), offset, size, os.POSIX_FADV_WILLNEED)
+    @property
+    def remote(self) -> bool:
+        """Whether any of them is in a store."""
+        return bool(self._remote)
 
     def size(self, tar: int) -> int:
         """The bytes that a tar has; raises ShardError."""

@@ -1,13 +1,22 @@
 """Small samples that the tests of the shards share."""
 
+import io
+import itertools
+import tarfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 
 from pipeline.shards import decoding
 from pipeline.shards.clips import token_features
+from pipeline.shards.files import stems
+from pipeline.shards.index import write_index
+from pipeline.shards.narrations import Narrations
 from pipeline.shards.sample import Sample, encode_captions
+from pipeline.shards.scan import scan
 from pipeline.shards.writer import ShardWriter
 from pipeline.types import Caption
 
@@ -48,8 +57,11 @@ def make_sample(video_id, seconds=30, seed=0, modalities=("text", "2d", "3d", "a
     )
 
 
+SMALL_BYTES = 4096
+
+
 def small_sample(video_id):
-    """A sample of three kilobytes."""
+    """A sample of ``SMALL_BYTES``, two captions and two arrays."""
     return make_sample(video_id, seconds=8, modalities=("text", "2d"))
 
 
@@ -57,6 +69,22 @@ def write_shards(folder: Path, samples, shard_bytes=1_000_000, name="set", write
     with ShardWriter(folder, name, writer, shard_bytes) as shard_writer:
         for sample in samples:
             shard_writer.add(sample)
+    return folder
+
+
+def without_times(folder: Path):
+    """Makes shards those of a program that knew no ``times.npy``: neither in the tar nor in the index."""
+    for stem in stems(folder, ".tar"):
+        written = io.BytesIO()
+        with tarfile.open(stem.tar) as old, tarfile.open(fileobj=written, mode="w", format=tarfile.USTAR_FORMAT) as new:
+            for member in old:
+                if not member.name.endswith(".times.npy"):
+                    new.addfile(member, old.extractfile(member))
+        data = written.getvalue().rstrip(b"\0")
+        stem.tar.write_bytes(data + bytes(-len(data) % 512 + 1024))
+        write_index(stem, list(scan(stem.tar)))
+        table = pq.read_table(stem.index)
+        pq.write_table(table.drop_columns("times_offset").replace_schema_metadata(table.schema.metadata), stem.index)
     return folder
 
 
@@ -82,3 +110,33 @@ def video_tokens(features_2d, features_3d, count, strategy):
     first, second = map(torch.from_numpy, padded)
     video = decoding.video_tokens(first, torch.arange(first.shape[1])[None], second)
     return video[0].numpy(), (np.arange(first.shape[1]) < max(map(len, chosen))).astype(np.float32)
+
+
+def same(first, second):
+    """Whether two batches are the same to a network."""
+    first, second = decoding.decode_batch(first), decoding.decode_batch(second)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def narrations_of(*videos):
+    """Of videos whose captions start and end then; each caption is of one word, its number within all of them."""
+    bounds = np.array([0, *itertools.accumulate(len(starts) for starts, _ in videos)])
+    starts, ends = ([float(time) for video in videos for time in video[side]] for side in (0, 1))
+    words = np.arange(len(starts) + 1)
+    return Narrations(np.array(starts), np.array(ends), bounds, words, words[:-1].astype(np.int32))
+
+
+class OneClip(NamedTuple):
+    video: int
+    start: float
+    end: float
+    audio_first: int
+    audio_stop: int
+    captions: tuple[int, ...]
+
+
+def one_by_one(clips):
+    """Clips as a list; captions are numbered as in the narrations."""
+    captions = [tuple(clips.captions[clips.owner == place].tolist()) for place in range(len(clips.start))]
+    columns = (values.tolist() for values in clips[:5])
+    return list(itertools.starmap(OneClip, zip(*columns, captions, strict=True)))

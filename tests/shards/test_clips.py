@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from pipeline.config import ClipSettings
 from pipeline.shards import clips
+from pipeline.shards.order import random_shares
 from tests.conftest import GOLDEN, needs_shared
-from tests.shards.samples import video_tokens
+from tests.shards.samples import narrations_of, one_by_one, video_tokens
 
 
 def _golden_windows():
@@ -21,9 +22,10 @@ def _golden_windows():
 def test_clips_around_captions_are_the_published_ones():
     golden, cases = _golden_windows()
     captions = golden["captions"]
+    narrations = narrations_of((captions["start"], captions["end"]))
     for case in cases:
-        clip = clips.caption_clip(
-            captions["start"], captions["end"], case["index"], case["min_time"], case["misaligned"]
+        (clip,) = one_by_one(
+            clips.grown_clips(narrations, [case["index"]], case["min_time"], misaligned=case["misaligned"])
         )
         words = " ".join(captions["text"][index] for index in clip.captions).split()
         stop = min(clip.audio_stop, golden["mel_frames"], clip.audio_first + golden["max_audio_frames"])
@@ -121,29 +123,33 @@ STARTS, ENDS = [10.0, 14.0, 30.0], [13.0, 20.0, 32.0]
     ],
 )
 def test_narration_around_a_random_window(start, captions, window):
-    clip = clips.random_clip(STARTS, ENDS, start, 8.0, misaligned=True)
+    narrations = narrations_of((STARTS, ENDS))
+    (clip,) = one_by_one(clips.random_clips(narrations, np.array([0]), np.array([start]), 8.0, misaligned=True))
     assert clip.captions == captions
     assert (clip.start, clip.end) == window
     sound = clip.start + 4.0 if captions else clip.start
     assert clip.audio_first == clips.time_to_frame(sound)
 
 
+def _drawn(starts, ends, available, settings, seed=0):
+    shares = random_shares(seed, 0, np.array([7], np.uint32), settings.per_video)
+    return one_by_one(clips.training_clips(narrations_of((starts, ends)), np.array([available]), settings, shares))
+
+
 def test_a_video_without_captions_has_clips_without_text():
-    drawn = clips.training_clips([], [], 60, ClipSettings(), np.random.default_rng(0))
+    drawn = _drawn([], [], 60, ClipSettings())
     assert len(drawn) == 10
     assert all(clip.captions == () and clip.start >= 0 and clip.end <= 60 for clip in drawn)
     with pytest.raises(ValueError, match="there is none"):
-        clips.training_clips([], [], 60, ClipSettings(sampling="mcn"), np.random.default_rng(0))
+        _drawn([], [], 60, ClipSettings(sampling="mcn"))
 
 
 def test_a_video_shorter_than_a_window_starts_at_zero():
-    drawn = clips.training_clips([], [], 5, ClipSettings(), np.random.default_rng(0))
-    assert {(clip.start, clip.end) for clip in drawn} == {(0.0, 8.0)}
+    assert {(clip.start, clip.end) for clip in _drawn([], [], 5, ClipSettings())} == {(0.0, 8.0)}
 
 
 def test_clips_of_a_benchmark_are_the_captions_own_windows():
-    settings = ClipSettings(sampling="caption", per_video=50)
-    drawn = clips.training_clips(STARTS, ENDS, 60, settings, np.random.default_rng(0))
+    drawn = _drawn(STARTS, ENDS, 60, ClipSettings(sampling="caption", per_video=50))
     assert {clip.captions for clip in drawn} == {(0,), (1,), (2,)}
     for clip in drawn:
         (index,) = clip.captions
@@ -154,8 +160,7 @@ def test_clips_of_a_benchmark_are_the_captions_own_windows():
 def test_mcn_clips_last_ten_seconds_around_captions():
     starts = [float(second) for second in range(0, 100, 3)]
     ends = [start + 2 for start in starts]
-    settings = ClipSettings(sampling="mcn", per_video=32, seconds=10.0, misaligned_audio=False)
-    drawn = clips.training_clips(starts, ends, 100, settings, np.random.default_rng(0))
+    drawn = _drawn(starts, ends, 100, ClipSettings(sampling="mcn", per_video=32, seconds=10.0, misaligned_audio=False))
     assert len(drawn) == 32
     assert len({clip.captions[0] for clip in drawn}) > 10
     for clip in drawn:
@@ -165,29 +170,117 @@ def test_mcn_clips_last_ten_seconds_around_captions():
 
 def test_avlnet_clips_are_random_windows_whatever_is_said():
     settings = ClipSettings(sampling="avlnet", per_video=200, seconds=10.0)
-    drawn = clips.training_clips(STARTS, ENDS, 40, settings, np.random.default_rng(0))
+    drawn = _drawn(STARTS, ENDS, 40, settings)
     assert {clip.start for clip in drawn} == set(map(float, range(29)))  # the last second that is left out is AVLnet's
     for clip in drawn:
         assert clip.end == clip.start + 10 and clip.captions == ()
         assert (clip.audio_first, clip.audio_stop) == (clips.time_to_frame(clip.start), clips.time_to_frame(clip.end))
-    short = clips.training_clips([], [], 5, settings, np.random.default_rng(0))
-    assert {(clip.start, clip.end) for clip in short} == {(0.0, 10.0)}
+    assert {(clip.start, clip.end) for clip in _drawn([], [], 5, settings)} == {(0.0, 10.0)}
+
+
+@st.composite
+def _videos(draw):
+    """Captions of some videos, that touch, overlap, or last no time at all."""
+    found = []
+    for gaps in draw(
+        st.lists(st.lists(st.tuples(st.integers(-2, 5), st.integers(0, 5)), max_size=12), min_size=1, max_size=5)
+    ):
+        starts, ends, time = [], [], 3.0
+        for gap, length in gaps:
+            starts.append(max(time + gap, starts[-1] if starts else 0.0))
+            ends.append(starts[-1] + length)
+            time = ends[-1]
+        found.append((starts, ends))
+    return found
+
+
+def _grown_one_by_one(starts, ends, index, seconds):
+    """The published rule, for one clip."""
+    first = last = index
+    added = [index]
+    while ends[last] - starts[first] < seconds:
+        lengths = {}
+        if first > 0:
+            lengths[first - 1] = ends[last] - starts[first - 1]
+        if last < len(ends) - 1:
+            lengths[last + 1] = ends[last + 1] - starts[first]
+        if not lengths:
+            break
+        added.append(min(lengths, key=lengths.get))  # of equal ones the earlier
+        first, last = min(first, added[-1]), max(last, added[-1])
+    return tuple(added), starts[first], ends[last]
+
+
+@settings(max_examples=200, deadline=None)
+@given(videos=_videos(), seconds=st.floats(0.5, 40))
+def test_clips_grow_by_the_nearer_neighbour_and_no_longer_than_needed(videos, seconds):
+    narrations = narrations_of(*videos)
+    grown = one_by_one(clips.grown_clips(narrations, np.arange(len(narrations.starts)), seconds, misaligned=False))
+    expected = [
+        (video, *_grown_one_by_one(starts, ends, index, seconds))
+        for video, (starts, ends) in enumerate(videos)
+        for index in range(len(starts))
+    ]
+    found = [
+        (
+            clip.video,
+            tuple(caption - int(narrations.bounds[clip.video]) for caption in clip.captions),
+            clip.start,
+            clip.end,
+        )
+        for clip in grown
+    ]
+    assert found == expected
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    videos=_videos(),
+    sampling=st.sampled_from(["mft", "mcn", "avlnet", "caption"]),
+    misaligned=st.booleans(),
+    seed=st.integers(0, 9),
+)
+def test_clips_of_many_videos_are_those_of_each(videos, sampling, misaligned, seed):
+    if sampling in ("mcn", "caption"):
+        videos = [video for video in videos if video[0]]
+    drawn = ClipSettings(sampling=sampling, per_video=4, seconds=6.0, misaligned_audio=misaligned)
+    available = np.array([5 + 9 * place for place in range(len(videos))])
+    shares = random_shares(seed, 3, np.arange(len(videos), dtype=np.uint32), 4)
+    narrations = narrations_of(*videos)
+    together = one_by_one(clips.training_clips(narrations, available, drawn, shares))
+    apart = []
+    for place, video in enumerate(videos):
+        own = clips.training_clips(narrations_of(video), available[[place]], drawn, shares[[place]])
+        first = int(narrations.bounds[place])
+        apart += [
+            clip._replace(video=place, captions=tuple(caption + first for caption in clip.captions))
+            for clip in one_by_one(own)
+        ]
+    assert together == apart
 
 
 @settings(max_examples=100, deadline=None)
-@given(data=st.data())
-def test_a_grown_clip_is_contiguous_and_no_longer_than_needed(data):
-    gaps = data.draw(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 5)), min_size=1, max_size=15))
-    starts, ends, time = [], [], 0.0
-    for gap, length in gaps:
-        starts.append(time + gap)
-        ends.append(time + gap + length)
-        time = ends[-1]
-    index = data.draw(st.integers(0, len(gaps) - 1))
-    seconds = data.draw(st.floats(0.5, 40))
-    added = clips.grow(starts, ends, index, seconds)
-    assert added[0] == index
-    assert sorted(added) == list(range(min(added), max(added) + 1))
-    assert ends[max(added)] - starts[min(added)] >= seconds or len(added) == len(gaps)
-    if len(added) > 1:
-        assert ends[max(added[:-1])] - starts[min(added[:-1])] < seconds
+@given(videos=_videos(), start=st.floats(0, 60), seconds=st.floats(1, 20))
+def test_a_window_finds_the_caption_that_is_spoken_at_an_end_of_it(videos, start, seconds):
+    narrations, places = narrations_of(*videos), np.arange(len(videos))
+    found = one_by_one(clips.random_clips(narrations, places, np.full(len(videos), start), seconds, misaligned=False))
+    for clip, (starts, ends) in zip(found, videos, strict=True):
+        spoken = None
+        for time in (start, start + seconds):
+            before = [index for index, begin in enumerate(starts) if begin < time]
+            index = before[-1] if before else 0
+            if spoken is None and starts and starts[index] <= time <= ends[index]:
+                spoken = index
+        if spoken is None:
+            assert (clip.start, clip.end, clip.captions) == (start, start + seconds, ())
+        else:
+            assert clip.captions[0] == spoken + narrations.bounds[clip.video]
+
+
+@settings(max_examples=50, deadline=None)
+@given(cuts=st.lists(st.integers(0, 12), min_size=2, max_size=2))
+def test_part_of_some_clips(cuts):
+    narrations = narrations_of((STARTS, ENDS), ([1.0], [2.0]), (STARTS, ENDS))
+    whole = clips.grown_clips(narrations, [0, 0, 1, 2, 3, 4, 5, 5, 6], 8.0, misaligned=True)
+    first, stop = sorted(cuts)
+    assert one_by_one(whole.part(first, stop)) == one_by_one(whole)[first:stop]

@@ -40,6 +40,9 @@ def test_the_page_is_enough_to_read_shards(tmp_path):
             assert list(zip(*(values["captions"][name] for name in ("start", "end", "text")), strict=True)) == [
                 tuple(caption) for caption in sample.captions
             ]
+            times = np.frombuffer(data, "<f8", 3 * row["captions"], row["times_offset"]).reshape(-1, 3)
+            assert times[:, :2].tolist() == [list(caption[:2]) for caption in sample.captions]
+            assert [0, *times[:, 2].tolist()] == sample.caption_words
             for name in ("text", "2d", "3d", "audio"):
                 if name not in sample.arrays:
                     assert row[f"{name}_offset"] is None

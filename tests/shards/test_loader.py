@@ -1,3 +1,4 @@
+import itertools
 import logging
 from dataclasses import replace
 
@@ -10,17 +11,28 @@ from hypothesis import strategies as st
 from pipeline.config import ClipSettings
 from pipeline.errors import InputError
 from pipeline.shards.batches import ClipReader
-from pipeline.shards.clips import Clip, caption_clip, feature_window, time_to_frame
+from pipeline.shards.clips import feature_window, grown_clips, time_to_frame, windows
 from pipeline.shards.decoding import decode_batch
 from pipeline.shards.files import ShardError
 from pipeline.shards.layout import arrays_of
 from pipeline.shards.loader import TrainingLoader
-from pipeline.shards.order import epoch_order
+from pipeline.shards.narrations import no_narrations
 from pipeline.shards.reader import ShardSet
 from pipeline.shards.sample import to_8bit
 from pipeline.shards.tars import Tars
+from pipeline.shards.verify import verify
 from pipeline.text.words import WordVectors
-from tests.shards.samples import WORDS, make_sample, small_sample, video_tokens, write_shards
+from tests.shards.samples import (
+    WORDS,
+    make_sample,
+    narrations_of,
+    one_by_one,
+    same,
+    small_sample,
+    video_tokens,
+    without_times,
+    write_shards,
+)
 
 SETTINGS = ClipSettings(per_video=3, seconds=8.0, max_audio_frames=700)
 
@@ -36,10 +48,6 @@ def shards(tmp_path_factory):
     samples[13] = make_sample("v13", seconds=30, modalities=("text", "audio"))
     write_shards(folder, [*samples, make_sample("held_out", split="test")], shard_bytes=9000)
     return ShardSet(folder)
-
-
-def equal(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def videos(batch, per_video=3):
@@ -103,7 +111,9 @@ def test_clips_hold_what_the_samples_say(shards, sampling):
             np.testing.assert_array_equal(batch["video_mask"][row], mask)
             starts, ends = ([getattr(caption, end) for caption in sample.captions] for end in ("start", "end"))
             words = batch["word_ids"][row][batch["text_mask"][row] > 0].tolist()
-            around = [caption_clip(starts, ends, index, 8.0, drawn.misaligned_audio) for index in range(len(starts))]
+            around = one_by_one(
+                grown_clips(narrations_of((starts, ends)), range(len(starts)), 8.0, drawn.misaligned_audio)
+            )
             texts = [
                 [id for index in clip.captions for id in _words(sample, index)][:20]
                 for clip in around
@@ -162,10 +172,12 @@ def test_windows_anywhere_hold_their_features(tmp_path_factory, rates, spans, co
     batch = reader.layout.allocate(len(spans))
     for values in batch.values():
         values.fill_(7)
-    clips = [Clip(start, start + length, (), 0, 9) for start, length in spans]
-    reader.finish(reader.fill(arrays_of(batch), 0, 0, clips, reader.narration(0)))
+    starts, lengths = np.array(spans).T
+    clips = windows(np.zeros(len(spans), np.int64), starts, starts + lengths)
+    (pending,) = reader.fill(arrays_of(batch), np.array([0]), clips, no_narrations())
+    reader.finish(pending)
     decoded = decode_batch(batch)
-    for row, clip in enumerate(clips):
+    for row, clip in enumerate(one_by_one(clips)):
         whole = [(sample.arrays[name], rate) for name, rate in zip(("2d", "3d"), rates, strict=True)]
         tracks = [array[slice(*feature_window(clip.start, clip.end, rate, len(array)))] for array, rate in whole]
         video, mask = video_tokens(*tracks, count, strategy)
@@ -206,7 +218,7 @@ def test_epochs_and_seeds_differ_but_repeat(shards):
         return list(loader)
 
     first = epoch(1, 0)
-    assert all(map(equal, first, epoch(1, 0)))
+    assert all(map(same, first, epoch(1, 0)))
     for other in (epoch(2, 0), epoch(1, 1)):
         assert [videos(batch) for batch in other] != [videos(batch) for batch in first]
 
@@ -217,8 +229,8 @@ def test_iterating_again_gives_the_next_epoch(shards):
     assert loader.epoch == 2
     other = TrainingLoader(shards, SETTINGS, batch_videos=6, seed=1)
     other.set_epoch(1)
-    assert all(map(equal, second, other))
-    assert not equal(first[0], second[0])
+    assert all(map(same, second, other))
+    assert not same(first[0], second[0])
 
 
 @settings(max_examples=50, deadline=None)
@@ -271,7 +283,7 @@ def test_workers_change_nothing(shards, workers):
     expected = TrainingLoader(shards, SETTINGS, batch_videos=6, seed=1)
     loader = TrainingLoader(shards, SETTINGS, batch_videos=6, seed=1, workers=workers)
     for _ in range(2):
-        assert all(map(equal, list(loader), list(expected)))
+        assert all(map(same, list(loader), list(expected)))
     stream = iter(loader)
     next(stream)
     state = loader.state_dict()
@@ -281,7 +293,7 @@ def test_workers_change_nothing(shards, workers):
     resumed = TrainingLoader(shards, SETTINGS, batch_videos=6, seed=1)
     resumed.load_state_dict(state)
     expected.load_state_dict(state)
-    assert all(map(equal, list(resumed), list(expected)))
+    assert all(map(same, list(resumed), list(expected)))
 
 
 @pytest.mark.slow
@@ -299,7 +311,7 @@ def test_worlds_of_workers_give_the_same_global_batches(shards, world, workers):
         parts.append([*loader, *loader])
         loader.close()
     for batch, *shares in zip(expected, *parts, strict=True):
-        assert equal(batch, {name: torch.cat([share[name] for share in shares]) for name in batch})
+        assert same(batch, {name: torch.cat([share[name] for share in shares]) for name in batch})
 
 
 @pytest.mark.parametrize(("changed", "name"), [({"seed": 2}, "seed"), ({"batch_videos": 5}, "batch_videos")])
@@ -377,38 +389,92 @@ def test_any_flipped_bit_of_a_narration_costs_that_video_at_most(narrated, data,
     assert int(batch["word_ids"].max()) < len(WORDS)
 
 
+_NARRATION = r"set-w0-000000\.tar: the narration at byte \d+ is unusable: {}.*pipeline\.shards verify"
+
+
+@pytest.mark.parametrize(
+    ("caption", "place", "value", "message"),
+    [
+        (1, 0, np.nan, "a caption's times are none"),
+        (0, 1, 1e30, "a caption's times are none"),
+        (1, 2, 2.5, "its captions' word offsets do not cut"),
+        (1, 2, 99.0, "its captions' word offsets do not cut"),
+        (-1, 2, 3.0, "its captions' word offsets do not cut"),
+    ],
+)
+def test_times_that_cannot_be_right_are_named(narrated, caption, place, value, message):
+    tar, whole, _ = narrated
+    row = ShardSet(tar.parent).row(1)
+    at = row.times_offset + 24 * (caption % row.captions) + 8 * place
+    tar.write_bytes(whole[:at] + np.float64(value).tobytes() + whole[at + 8 :])
+    with pytest.raises(ShardError, match=_NARRATION.format(message)):
+        list(TrainingLoader(ShardSet(tar.parent), SETTINGS, batch_videos=2, seed=1))
+
+
+def test_an_unknown_word_is_named(narrated):
+    tar, whole, (_, last) = narrated
+    tar.write_bytes(whole[: last - 3] + b"\xff\xff\xff\xff" + whole[last + 1 :])
+    with pytest.raises(ShardError, match=_NARRATION.format(r"a word's id is none of the 7 of words\.parquet")):
+        list(TrainingLoader(ShardSet(tar.parent), SETTINGS, batch_videos=2, seed=1))
+
+
+def test_shards_without_times_give_the_same_batches(tmp_path):
+    samples = [make_sample(f"v{number}") for number in range(5)]
+    samples += [make_sample("silent", modalities=("2d", "3d", "audio")), make_sample("unknown", modalities=("2d",))]
+    samples[-1].captions = samples[0].captions  # captions, of which no word was known
+    for name in ("new", "old"):
+        write_shards(tmp_path / name, samples, shard_bytes=200_000)
+    without_times(tmp_path / "old")
+    for report in (verify(tmp_path / "old"), verify(tmp_path / "new")):
+        assert report.problems == []
+    for sampling in ("mft", "avlnet"):
+        drawn = replace(SETTINGS, sampling=sampling)
+        loaders = [TrainingLoader(ShardSet(tmp_path / name), drawn, 7, seed=1) for name in ("new", "old")]
+        assert all(itertools.starmap(same, zip(*loaders, strict=True)))
+
+
 @pytest.mark.parametrize(
     ("found", "instead", "message"),
     [
-        (b'"caption_words":[0,3,', b'"caption_words":[0.3,', "not as many starts, ends, texts and word offsets"),
-        (b'"start":[0.0,4.0', b'"start":[0.0:4.0', "unusable: JSONDecodeError"),
-        (None, b"\xff\xff\xff\xff", r"a word's id is none of the 7 of words\.parquet"),
+        (b'"caption_words":[0,3,', b'"caption_words":[0.3,', ".*not as many starts, ends and word offsets"),
+        (b'"start":[0.0,4.0', b'"start":[0.0:4.0', "JSONDecodeError"),
+        (b'"caption_words":[0,3,', b'"caption_words":[0,7,', "its captions' word offsets do not cut"),
     ],
 )
-def test_a_narration_that_cannot_be_right_is_named(narrated, found, instead, message):
-    tar, whole, (_, last) = narrated
-    at = whole.rindex(found) if found else last - 3
+def test_captions_that_cannot_be_right_are_named_without_times(tmp_path, found, instead, message):
+    folder = without_times(write_shards(tmp_path, [make_sample(name, modalities=("text", "2d")) for name in "ab"]))
+    tar = folder / "set-w0-000000.tar"
+    whole = tar.read_bytes()
+    at = whole.rindex(found)
     tar.write_bytes(whole[:at] + instead + whole[at + len(instead) :])
-    with pytest.raises(ShardError, match=rf"set-w0-000000\.tar: .*{message}.*pipeline\.shards verify"):
-        list(TrainingLoader(ShardSet(tar.parent), SETTINGS, batch_videos=2, seed=1))
+    with pytest.raises(ShardError, match=_NARRATION.format(message)):
+        list(TrainingLoader(ShardSet(folder), SETTINGS, batch_videos=2, seed=1))
+
+
+def test_features_of_several_widths_are_refused(tmp_path):
+    samples = [make_sample("one"), make_sample("two")]
+    samples[1].arrays["2d"] = samples[1].arrays["2d"][:, :4]
+    shards = ShardSet(write_shards(tmp_path, samples))
+    with pytest.raises(InputError, match=r"2d features .* several widths \(4, 6\)"):
+        TrainingLoader(shards, SETTINGS, batch_videos=2, seed=1)
 
 
 def test_what_the_disk_gives_later_is_the_same(shards, monkeypatch):
     expected = list(TrainingLoader(shards, SETTINGS, batch_videos=23, seed=1))
-    monkeypatch.setattr(Tars, "read_soon", lambda self, read: False)
-    assert all(map(equal, TrainingLoader(shards, SETTINGS, batch_videos=23, seed=1), expected))
+    monkeypatch.setattr(Tars, "read_soon", lambda self, tar, reads: list(reads))
+    assert all(map(same, TrainingLoader(shards, SETTINGS, batch_videos=23, seed=1), expected))
 
 
 def test_a_disk_that_fails_later_leaves_out_those_videos_alone(shards, monkeypatch):
     (expected,) = TrainingLoader(shards, SETTINGS, batch_videos=23, seed=1)
     read_into = Tars.read_into
 
-    def failing(self, read):
-        if read.tar == 1 and isinstance(read.buffers[0], np.ndarray):
-            raise self.damaged(read.tar, "Input/output error")
-        read_into(self, read)
+    def failing(self, tar, read):
+        if tar == 1 and isinstance(read[2][0], memoryview):  # features, not narrations
+            raise self.damaged(tar, "Input/output error")
+        read_into(self, tar, read)
 
-    monkeypatch.setattr(Tars, "read_soon", lambda self, read: False)
+    monkeypatch.setattr(Tars, "read_soon", lambda self, tar, reads: list(reads))
     monkeypatch.setattr(Tars, "read_into", failing)
     with pytest.raises(ShardError, match=r"set-w0-000001\.tar: Input/output error"):
         list(TrainingLoader(shards, SETTINGS, batch_videos=23, seed=1))
@@ -416,25 +482,6 @@ def test_a_disk_that_fails_later_leaves_out_those_videos_alone(shards, monkeypat
     lost = expected["video_index"] == shards.number("v04")  # the other videos of that shard lack 3D and sound
     assert int(lost.sum()) == 3
     assert torch.equal(batch["video_index"] == -1, lost)
-    assert all(torch.equal(batch[name][~lost], expected[name][~lost]) for name in expected)
-    decoded = decode_batch(batch)
+    decoded, expected = decode_batch(batch), decode_batch(expected)
+    assert all(torch.equal(decoded[name][~lost], expected[name][~lost]) for name in expected)
     assert not any(decoded[name][lost].any() for name in ("text_mask", "video", "video_mask", "audio", "audio_mask"))
-
-
-@settings(max_examples=60, deadline=None)
-@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12), window=st.integers(1, 5), seed=st.integers(0, 9))
-def test_an_order_has_each_video_once_and_few_shards_at_a_time(sizes, window, seed):
-    shard = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
-    order = epoch_order(shard, seed, 0, window)
-    assert sorted(order.tolist()) == list(range(len(shard)))
-    seen = shard[order].tolist()
-    groups, place = [], 0
-    while place < len(seen):
-        group = set()
-        for number in seen[place:]:
-            if number not in group and len(group) == window:
-                break
-            group.add(number)
-            place += 1
-        groups.append(group)
-    assert all(not first & second for i, first in enumerate(groups) for second in groups[i + 1 :])

@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 from pipeline.shards import pool
 from pipeline.shards.loader import TrainingLoader
 from pipeline.shards.reader import ShardSet
-from tests.shards.samples import make_sample, write_shards
+from tests.shards.samples import make_sample, same, write_shards
 
 SETTINGS = ClipSettings(per_video=2, max_audio_frames=100)
 
@@ -41,7 +41,7 @@ def test_batches_that_are_kept_stay_as_they_were(shards):
     del used
     gc.collect()
     for batch, other in zip(kept, expected, strict=True):
-        assert all(torch.equal(batch[name], other[name]) for name in other)
+        assert same(batch, other)
     del kept
     gc.collect()
     assert torch.equal(part, expected[0]["features_3d"][1:2, :3])

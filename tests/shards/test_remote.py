@@ -17,7 +17,7 @@ from pipeline.shards.recovery import completed_ids
 from pipeline.shards.remote import mount, upload
 from pipeline.shards.verify import verify
 from tests.processes import free_port, serve
-from tests.shards.samples import assert_same, make_sample, write_shards
+from tests.shards.samples import assert_same, make_sample, same, write_shards
 
 IDS = [f"video{number}" for number in range(6)]
 SETTINGS = ClipSettings(per_video=3)
@@ -68,7 +68,7 @@ def test_training_and_evaluation_read_from_the_store(store, folder, whole, tmp_p
         TrainingLoader(ShardSet(place), SETTINGS, batch_videos=2, seed=1, workers=workers) for place in (mounted, whole)
     )
     for batch, expected in zip(there, here, strict=True):
-        assert all(torch.equal(batch[name], expected[name]) for name in expected)
+        assert same(batch, expected)
     there.close()
     here.close()
     (batch,), (expected,) = (evaluation_clips(ShardSet(place), "test") for place in (mounted, whole))

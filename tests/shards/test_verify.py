@@ -19,10 +19,11 @@ from pipeline.shards.index import read_index, rows_of, write_index
 from pipeline.shards.reader import ShardSet
 from pipeline.shards.recovery import completed_ids
 from pipeline.shards.repair import repair
-from pipeline.shards.scan import scan
+from pipeline.shards.sample import encode
+from pipeline.shards.scan import describe, scan
 from pipeline.shards.verify import verify
 from pipeline.shards.writer import ShardWriter
-from tests.shards.samples import assert_same, make_sample, small_sample, write_shards
+from tests.shards.samples import SMALL_BYTES, assert_same, make_sample, small_sample, write_shards
 
 IDS = [f"video{number}" for number in range(6)]
 
@@ -70,25 +71,25 @@ def test_good_shards_are_clean(folder):
 
 
 @settings(max_examples=25, deadline=None)
-@given(at=st.integers(0, 3072 * 2 + 1023))
+@given(at=st.integers(0, 2 * SMALL_BYTES + 1023))
 def test_any_flipped_bit_is_found_and_mended(tmp_path_factory, whole, at):
     folder = shutil.copytree(whole, tmp_path_factory.mktemp("flip") / "set")
     flip(stem(folder).tar, at)
     report = verify(folder)
     assert report.problems
     assert all(problem.path == stem(folder).tar for problem in report.problems)
-    lost = [f"video{2 + at // 3072}"] if at < 2 * 3072 else []
+    lost = [f"video{2 + at // SMALL_BYTES}"] if at < 2 * SMALL_BYTES else []
     assert report.redo == lost
     assert_mended(folder, lost)
 
 
 @settings(max_examples=20, deadline=None)
-@given(size=st.integers(0, 3072 * 2 + 1023))
+@given(size=st.integers(0, 2 * SMALL_BYTES + 1023))
 def test_any_cut_is_found_and_mended(tmp_path_factory, whole, size):
     folder = shutil.copytree(whole, tmp_path_factory.mktemp("cut") / "set")
     tar = stem(folder).tar
     tar.write_bytes(tar.read_bytes()[:size])
-    lost = [video_id for video_id, end in (("video2", 3072), ("video3", 6144)) if size < end]
+    lost = [video_id for video_id, end in (("video2", SMALL_BYTES), ("video3", 2 * SMALL_BYTES)) if size < end]
     assert verify(folder).redo == lost
     assert_mended(folder, lost)
 
@@ -163,7 +164,7 @@ def test_what_a_newer_version_wrote_is_left_alone(folder, where):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-@pytest.mark.parametrize("at", [0, 1100, 3072 + 20, 6144])
+@pytest.mark.parametrize("at", [0, 1100, SMALL_BYTES + 20, 2 * SMALL_BYTES])
 def test_bytes_that_a_disk_does_not_give(folder, at, monkeypatch):
     """The first sample's header, its array's, the second's header, and the end of the tar."""
     inode, pread, preadv = stem(folder).tar.stat().st_ino, os.pread, os.preadv
@@ -182,7 +183,7 @@ def test_bytes_that_a_disk_does_not_give(folder, at, monkeypatch):
 
     monkeypatch.setattr(os, "pread", failing_pread)
     monkeypatch.setattr(os, "preadv", failing_preadv)
-    lost = IDS[2 + at // 3072 : 3 + at // 3072] if at < 6144 else []
+    lost = IDS[2 + at // SMALL_BYTES : 3 + at // SMALL_BYTES] if at < 2 * SMALL_BYTES else []
     assert verify(folder).redo == lost
     repairs = repair(folder)  # the new tar is another file, on other blocks
     assert repairs.redo == lost
@@ -201,9 +202,9 @@ def test_a_repeated_video_leaves_the_later_shard(folder):
 
 def test_a_video_that_its_own_shard_repeats(folder):
     tar = stem(folder).tar
-    tar.write_bytes(2 * tar.read_bytes()[:3072] + bytes(1024))
+    tar.write_bytes(2 * tar.read_bytes()[:SMALL_BYTES] + bytes(1024))
     (row, _) = rows_of(read_index(stem(folder)))
-    write_index(stem(folder), [row, row.moved(3072)])
+    write_index(stem(folder), [row, row.moved(SMALL_BYTES)])
     assert [problem.what for problem in verify(folder).problems] == [f"repeats video2, which {tar.name} has"]
     repair(folder)
     assert verify(folder).problems == []
@@ -277,9 +278,6 @@ def test_samples_of_another_program_are_read_past(folder, tmp_path):
 
 
 def test_arrays_in_fortran_order_are_refused(tmp_path):
-    from pipeline.shards.sample import encode
-    from pipeline.shards.scan import describe
-
     sample = make_sample("v", modalities=("2d",))
     sample.arrays["2d"] = np.asfortranarray(sample.arrays["2d"])
     data, row = encode(sample)
@@ -288,14 +286,23 @@ def test_arrays_in_fortran_order_are_refused(tmp_path):
         describe(data.replace(b"'fortran_order': False", b"'fortran_order': True "))
 
 
-@pytest.mark.parametrize("at", [10, 3072 + 10, 3072 + 1100])
+def test_times_that_are_not_the_captions_are_refused():
+    data, row = encode(small_sample("v"))
+    assert describe(data) == row
+    changed = bytearray(data)
+    changed[row.times_offset + 8 : row.times_offset + 16] = np.float64(3.25).tobytes()
+    with pytest.raises(ValueError, match="v: its times are not those of its captions"):
+        describe(changed)
+
+
+@pytest.mark.parametrize("at", [10, SMALL_BYTES + 10, SMALL_BYTES + 1100])
 def test_a_tar_without_index_keeps_what_is_whole(folder, at):
     """A broken header of the first sample, of the second, and of one of the second's members."""
     flip(stem(folder).tar, at)
     stem(folder).index.unlink()
     repair(folder)
     assert verify(folder).problems == []
-    lost = "video2" if at < 3072 else "video3"
+    lost = "video2" if at < SMALL_BYTES else "video3"
     assert completed_ids(folder) == set(IDS) - {lost}
     assert_same(
         ShardSet(folder).read({"video2": "video3", "video3": "video2"}[lost]),

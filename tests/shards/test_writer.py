@@ -48,7 +48,7 @@ def test_a_plain_webdataset_reads_the_shards(tmp_path):
 def test_tar_and_pyarrow_read_the_shards(tmp_path):
     write_shards(tmp_path, [make_sample("one"), make_sample("two", modalities=("2d",))])
     listing = subprocess.run(["tar", "-tf", tmp_path / "set-w0-000000.tar"], capture_output=True, text=True, check=True)
-    assert listing.stdout.split()[:3] == ["one.json", "one.text.npy", "one.2d.npy"]
+    assert listing.stdout.split()[:3] == ["one.json", "one.times.npy", "one.text.npy"]
     assert listing.stderr == ""
     rows = pq.read_table(tmp_path / "set-w0-000000.parquet").to_pylist()
     assert [row["video_id"] for row in rows] == ["one", "two"]
