@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
-from torch import Tensor
-
 from pipeline.config import LossSettings
+from pipeline.objectives.base import Loss
 from pipeline.objectives.combinatorial import CombinatorialLoss, ContrastiveLoss
 from pipeline.objectives.contrastive import mil_nce, mms, norm_softmax
 from pipeline.objectives.multimodal import MultimodalLoss
 
-__all__ = ["CombinatorialLoss", "MultimodalLoss", "build_loss", "mil_nce", "mms", "norm_softmax"]
+__all__ = ["CombinatorialLoss", "Loss", "MultimodalLoss", "build_loss", "mil_nce", "mms", "norm_softmax"]
 
 
 def build_loss(settings: LossSettings) -> CombinatorialLoss | MultimodalLoss:
@@ -25,12 +24,9 @@ def build_loss(settings: LossSettings) -> CombinatorialLoss | MultimodalLoss:
     if settings.name == "mcn":
         return MultimodalLoss(settings)
 
-    def mil_nce_at_temperature(similarity: Tensor, present: Tensor | None) -> Tensor:
-        return mil_nce(similarity / settings.temperature, present)
-
     contrastive: dict[str, ContrastiveLoss] = {
         "norm_softmax": partial(norm_softmax, temperature=settings.temperature),
         "mms": partial(mms, margin=settings.margin),
-        "mil_nce": mil_nce_at_temperature,
+        "mil_nce": partial(mil_nce, temperature=settings.temperature),
     }
     return CombinatorialLoss(contrastive[settings.name], settings.weights)

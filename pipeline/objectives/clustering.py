@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
-from pipeline.objectives.contrastive import at_least_float32, mean_over
+from pipeline.objectives.contrastive import ALL, at_least_float32, share_of_mean
 from pipeline.objectives.kmeans import assign, first_centroids, kmeans
 
 
@@ -97,7 +97,12 @@ class OnlineClustering(nn.Module):
 
 
 def cluster_contrast(
-    embedding: Tensor, centroids: Tensor, labels: Tensor, present: Tensor | None = None, margin: float = 0.001
+    embedding: Tensor,
+    centroids: Tensor,
+    labels: Tensor,
+    present: Tensor | None = None,
+    margin: float = 0.001,
+    own: slice = ALL,
 ) -> Tensor:
     """Cross-entropy of a clip's similarities to the centroids, with a margin on its own (equation 3).
 
@@ -107,12 +112,14 @@ def cluster_contrast(
         labels: int64 ``[clips]``.
         present: bool ``[clips]``, which clips have the modality; None: all.
         margin: what is taken from the similarity to the own centroid.
+        own: the clips whose share is wanted.
 
     Returns:
-        A scalar: the mean over the clips that count; 0 if none does.
+        A scalar: the mean over the clips that count; 0 if none does. Of some clips: their share of it.
     """
     with torch.autocast(embedding.device.type, enabled=False):
-        similarity = at_least_float32(embedding) @ centroids.detach().to(at_least_float32(embedding)).T
-        own = F.one_hot(labels, len(centroids)).to(similarity.dtype)
-        losses = F.cross_entropy(similarity - margin * own, labels, reduction="none")
-    return mean_over(losses, present)
+        wide, labels = at_least_float32(embedding[own]), labels[own]
+        similarity = wide @ centroids.detach().to(wide).T
+        nearest = F.one_hot(labels, len(centroids)).to(similarity.dtype)
+        losses = F.cross_entropy(similarity - margin * nearest, labels, reduction="none")
+    return share_of_mean(losses, present, len(embedding), own)

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.objectives.contrastive import cosine_similarity
+from pipeline.objectives.base import Loss
+from pipeline.objectives.contrastive import ALL, Similarities, similarities, unit_length
 
-ContrastiveLoss = Callable[[Tensor, Tensor | None], Tensor]
+ContrastiveLoss = Callable[[Similarities, Tensor | None], Tensor]
 
 
 class Term(NamedTuple):
@@ -32,11 +33,11 @@ TERMS = {
 }
 
 
-class CombinatorialLoss(nn.Module):
+class CombinatorialLoss(Loss):
     """The weighted mean of contrastive terms.
 
     Args:
-        contrastive: the loss of a term, from a similarity matrix and a mask of the samples that count.
+        contrastive: the loss of a term, from similarities and a mask of the samples that count.
         weights: weight of each term, by its name in :data:`TERMS`; a term that is not listed has none.
     """
 
@@ -50,30 +51,29 @@ class CombinatorialLoss(nn.Module):
         if not self.weights:
             raise InputError("loss.weights are all zero: nothing would be learnt")
 
-    def forward(self, outputs: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch.
+    def prepare(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What of a process's outputs all have to know: embeddings of unit length, and masks; raises InputError."""
+        terms = [TERMS[name] for name, _ in self._terms(outputs)]
+        embeddings = dict.fromkeys(f"{name}_embed" for term in terms for name in (term.first, term.second))
+        masks = dict.fromkeys(f"{name}_nonempty_input_mask" for term in terms for name in term.needs)
+        return {name: unit_length(outputs[name]) for name in embeddings} | {name: outputs[name] for name in masks}
 
-        Args:
-            outputs: what the model gives: ``<name>_embed [batch, dim]`` and bool ``<modality>_nonempty_input_mask
-                [batch]``. Terms whose embeddings are not there are left out.
+    def share(self, prepared: Mapping[str, Tensor], own: slice = ALL) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted mean of the terms, and each term, of all samples or what some contribute to them.
 
-        Returns:
-            The weighted mean of the terms, and each term by itself, detached. A term for which no sample has all
-            modalities is 0 and counts for nothing.
-
-        Raises:
-            InputError: the model gives none of the embeddings that the loss asks for.
+        Terms whose embeddings are not there are left out. A term for which no sample has all modalities is 0 and counts
+        for nothing.
         """
         losses, weights = [], []
-        for name, weight in self._terms(outputs):
+        for name, weight in self._terms(prepared):
             term = TERMS[name]
-            present = torch.stack([outputs[f"{needed}_nonempty_input_mask"] for needed in term.needs]).all(dim=0)
-            similarity = cosine_similarity(outputs[f"{term.first}_embed"], outputs[f"{term.second}_embed"])
-            losses.append(self.contrastive(similarity, present))
-            weights.append(weight * present.any().to(similarity.dtype))
+            present = torch.stack([prepared[f"{needed}_nonempty_input_mask"] for needed in term.needs]).all(dim=0)
+            found = similarities(prepared[f"{term.first}_embed"], prepared[f"{term.second}_embed"], own)
+            losses.append(self.contrastive(found, present))
+            weights.append(weight * present.any().to(found.rows.dtype))
         total = sum(weight * loss for weight, loss in zip(weights, losses, strict=True))
         total = total / torch.stack(weights).sum().clamp(min=torch.finfo(losses[0].dtype).tiny)
-        names = [name for name, _ in self._terms(outputs)]
+        names = [name for name, _ in self._terms(prepared)]
         return total, {name: loss.detach() for name, loss in zip(names, losses, strict=True)}
 
     def _terms(self, outputs: Mapping[str, Tensor]) -> list[tuple[str, float]]:

@@ -9,19 +9,20 @@ from collections.abc import Mapping
 from itertools import combinations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.config import LossSettings
 from pipeline.errors import InputError
+from pipeline.objectives.base import Loss
 from pipeline.objectives.clustering import OnlineClustering, cluster_contrast
-from pipeline.objectives.contrastive import dot_similarity, mms
+from pipeline.objectives.contrastive import ALL, mms, share_of_mean, similarities
 from pipeline.objectives.sinkhorn import EqualPartition, partition_contrast
 from pipeline.objectives.timing import DeviceTimer
 
 _MODALITIES = ("text", "video", "audio")
 
 
-class MultimodalLoss(nn.Module):
+class MultimodalLoss(Loss):
     """The sum of a contrastive term per pair, a clustering term and a reconstruction term; settings say how.
 
     Raises:
@@ -41,25 +42,19 @@ class MultimodalLoss(nn.Module):
         """Time spent finding clusters, their losses apart."""
         self._labels: Tensor | None = None
 
-    def forward(self, outputs: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch; in training the clusters follow it.
+    def share(self, prepared: Mapping[str, Tensor], own: slice = ALL) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total of the terms, and each: pairs (``tv``, ...), ``cluster``, ``reconstruction``.
 
-        Args:
-            outputs: what :class:`pipeline.models.MCN` gives, of the global batch.
-
-        Returns:
-            The total, and its terms by themselves, detached: pairs (``tv``, ...), ``cluster``, ``reconstruction``.
-
-        Raises:
-            InputError: the outputs hold no pair of embeddings, or no cluster head's scores where there must be.
+        Of all clips, or what some contribute to them. In training the clusters follow the batch.
         """
-        terms = self._contrast(outputs)
+        terms = self._contrast(prepared, own)
         total = torch.stack(list(terms.values())).sum()
         if self.clustering is not None:
-            terms["cluster"] = self._cluster(outputs, self.clustering)
+            terms["cluster"] = self._cluster(prepared, self.clustering, own)
             total = total + self.settings.cluster_weight * terms["cluster"]
-        if "reconstruction" in outputs:
-            terms["reconstruction"] = outputs["reconstruction"].mean()
+        if "reconstruction" in prepared:
+            errors = prepared["reconstruction"]
+            terms["reconstruction"] = share_of_mean(errors[own], None, len(errors))
             total = total + self.settings.reconstruction_weight * terms["reconstruction"]
         return total, {name: term.detach() for name, term in terms.items()}
 
@@ -72,30 +67,32 @@ class MultimodalLoss(nn.Module):
         """How many clusters the last batch's clips are in: few, when clustering has collapsed."""
         return 0 if self._labels is None else len(self._labels.unique())
 
-    def _contrast(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _contrast(self, outputs: Mapping[str, Tensor], own: slice) -> dict[str, Tensor]:
+        pairs: dict[str, tuple[Tensor, Tensor, tuple[str, ...]]]
         if "ta_embed" in outputs and "video_embed" in outputs and "text_embed" not in outputs:
             # AVLnet-Text-Fused: text and sound have one embedding.
-            present = _present(outputs, "text", "audio", "video")
-            return {
-                "v_ta": mms(dot_similarity(outputs["ta_embed"], outputs["video_embed"]), present, self.settings.margin)
+            pairs = {"v_ta": (outputs["ta_embed"], outputs["video_embed"], _MODALITIES)}
+        elif self.settings.contrast == "text_to_sum":
+            if any(f"{name}_embed" not in outputs for name in _MODALITIES):
+                raise InputError("loss.contrast text_to_sum needs a model with text, video and sound")
+            both = outputs["video_embed"] + outputs["audio_embed"]
+            pairs = {"t_va": (outputs["text_embed"], both, _MODALITIES)}
+        else:
+            names = [name for name in _MODALITIES if f"{name}_embed" in outputs]
+            pairs = {
+                first[0] + second[0]: (outputs[f"{first}_embed"], outputs[f"{second}_embed"], (first, second))
+                for first, second in combinations(names, 2)
             }
-        if self.settings.contrast == "text_to_sum":
-            return {"t_va": self._text_to_sum(outputs)}
-        terms = {}
-        for first, second in combinations([name for name in _MODALITIES if f"{name}_embed" in outputs], 2):
-            similarity = dot_similarity(outputs[f"{first}_embed"], outputs[f"{second}_embed"])
-            terms[first[0] + second[0]] = mms(similarity, _present(outputs, first, second), self.settings.margin)
-        if not terms:
+        if not pairs:
             raise InputError("the model gives no two embeddings to contrast")
-        return terms
+        return {
+            name: mms(similarities(first, second, own), _present(outputs, *needs), self.settings.margin)
+            for name, (first, second, needs) in pairs.items()
+        }
 
-    def _text_to_sum(self, outputs: Mapping[str, Tensor]) -> Tensor:
-        if any(f"{name}_embed" not in outputs for name in _MODALITIES):
-            raise InputError("loss.contrast text_to_sum needs a model with text, video and sound")
-        similarity = dot_similarity(outputs["text_embed"], outputs["video_embed"] + outputs["audio_embed"])
-        return mms(similarity, _present(outputs, *_MODALITIES), self.settings.margin)
-
-    def _cluster(self, outputs: Mapping[str, Tensor], clustering: OnlineClustering | EqualPartition) -> Tensor:
+    def _cluster(
+        self, outputs: Mapping[str, Tensor], clustering: OnlineClustering | EqualPartition, own: slice
+    ) -> Tensor:
         names = [name for name in _MODALITIES if f"{name}_embed" in outputs]
         embeddings = {name: outputs.get(f"{name}_cluster", outputs[f"{name}_embed"]) for name in names}
         present = {name: _present(outputs, name) for name in names}
@@ -104,24 +101,29 @@ class MultimodalLoss(nn.Module):
             embeddings, present = {"fused": fused}, {"fused": torch.stack(list(present.values())).any(dim=0)}
         if isinstance(clustering, EqualPartition):
             _check_scores(outputs, fused, self.settings.clusters)
-            losses = self._partitioned(embeddings, present, fused.detach(), clustering)
+            losses = self._partitioned(embeddings, present, fused.detach(), clustering, own)
         else:
             with self.clustering_time.measuring(fused.device):
                 labels, centroids = clustering(fused.detach(), _enters(outputs, present))
             self._labels = labels
             losses = [
-                cluster_contrast(embedding, centroids, labels, present[name], self.settings.margin)
+                cluster_contrast(embedding, centroids, labels, present[name], self.settings.margin, own)
                 for name, embedding in embeddings.items()
             ]
         return torch.stack(losses).mean()
 
     def _partitioned(
-        self, scores: Mapping[str, Tensor], present: Mapping[str, Tensor], fused: Tensor, clustering: EqualPartition
+        self,
+        scores: Mapping[str, Tensor],
+        present: Mapping[str, Tensor],
+        fused: Tensor,
+        clustering: EqualPartition,
+        own: slice,
     ) -> list[Tensor]:
         """Each embedding's loss against the clusters that the settings give it as targets."""
         if self.settings.cluster_targets == "swapped":
             with self.clustering_time.measuring(fused.device):
-                assigned = {name: clustering(own.detach(), present[name]) for name, own in scores.items()}
+                assigned = {name: clustering(given.detach(), present[name]) for name, given in scores.items()}
             self._labels = next(iter(assigned.values())).argmax(dim=1)
             targets = {
                 name: [(assigned[other], present[other] & present[name]) for other in scores if other != name]
@@ -133,7 +135,7 @@ class MultimodalLoss(nn.Module):
             self._labels = together.argmax(dim=1)
             targets = {name: [(together, present[name])] for name in scores}
         soft, temperature = self.settings.soft_labels, self.settings.cluster_temperature
-        return [partition_contrast(own, targets[name], soft, temperature) for name, own in scores.items()]
+        return [partition_contrast(given, targets[name], soft, temperature, own) for name, given in scores.items()]
 
 
 def _check(settings: LossSettings) -> None:

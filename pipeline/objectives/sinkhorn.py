@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.objectives.contrastive import at_least_float32, mean_over
+from pipeline.objectives.contrastive import ALL, at_least_float32, share_of_mean
 
 
 class EqualPartition(nn.Module):
@@ -51,6 +51,7 @@ def partition_contrast(
     targets: Iterable[tuple[Tensor, Tensor]],
     soft: bool,
     temperature: float,
+    own: slice = ALL,
 ) -> Tensor:
     """Cross-entropy of one embedding's scores with the clusters that others were given, summed over these.
 
@@ -59,14 +60,16 @@ def partition_contrast(
         targets: distributions over the clusters ``[clips, clusters]``, each with bool ``[clips]``, which clips count.
         soft: whether the whole distribution is the target, else its most likely cluster.
         temperature: what the scores are divided by.
+        own: the clips whose share is wanted.
 
     Returns:
-        A scalar; for each target the mean over the clips that count.
+        A scalar; for each target the mean over the clips that count, or the share of some clips in it.
     """
     with torch.autocast(scores.device.type, enabled=False):
-        logits = at_least_float32(scores) / temperature
-        losses = [
-            mean_over(F.cross_entropy(logits, target if soft else target.argmax(dim=1), reduction="none"), counts)
-            for target, counts in targets
-        ]
+        logits = at_least_float32(scores[own]) / temperature
+        losses = []
+        for target, counts in targets:
+            wanted = target[own] if soft else target[own].argmax(dim=1)
+            own_losses = F.cross_entropy(logits, wanted, reduction="none")
+            losses.append(share_of_mean(own_losses, counts, len(scores), own))
     return torch.stack(losses).sum()

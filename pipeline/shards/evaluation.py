@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow.compute as pc
@@ -25,7 +25,7 @@ def evaluation_clips(
     clips: ClipSettings | None = None,
     batch_clips: int = 64,
     max_words: int | None = None,
-) -> Iterator[Batch]:
+) -> EvaluationBatches:
     """Batches of one clip per caption, in the order of the shards, the same each time.
 
     A clip is its caption's window, with its own sound. The batches are those of the training loader, and have two more
@@ -65,8 +65,40 @@ def evaluation_clips(
         raise InputError(
             f"{shards.folder}: no video with captions{where}; its videos, captioned or not, are of the splits {known}"
         )
-    batches = _batches(shards.ids, reader, numbers, captions, batch_clips)
-    return (cut(batch, pieces) for batch in batches) if pieces > 1 else batches
+    return EvaluationBatches(shards.ids, reader, numbers, captions, batch_clips, pieces)
+
+
+class EvaluationBatches:
+    """The batches of :func:`evaluation_clips`; each iteration gives them anew."""
+
+    def __init__(
+        self, ids: list[str], reader: ClipReader, numbers: list[int], captions: list[int], batch_clips: int, pieces: int
+    ):
+        self._ids, self._reader, self._batch_clips, self._pieces = ids, reader, batch_clips, pieces
+        self._clips = [(number, index) for number in numbers for index in range(captions[number])]
+
+    def __len__(self) -> int:
+        return -(-len(self._clips) // self._batch_clips)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for first in range(0, len(self._clips), self._batch_clips):
+            batch = self._batch(self._clips[first : first + self._batch_clips])
+            yield cut(batch, self._pieces) if self._pieces > 1 else batch
+
+    def _batch(self, wanted: Sequence[tuple[int, int]]) -> Batch:
+        """The captions ``(video, caption)`` as clips."""
+        reader = self._reader
+        batch = reader.layout.allocate(len(wanted))
+        numbers, place = np.unique([number for number, _ in wanted], return_inverse=True)
+        reader.fetch(numbers)
+        narrations = reader.narrations.read(numbers)
+        clips = whole_clips(narrations, narrations.bounds[place] + [index for _, index in wanted])
+        for video in reader.fill(arrays_of(batch), numbers, clips, narrations):
+            reader.finish(video)
+        texts = {number: reader.narrations.texts(number) for number in numbers.tolist()}
+        batch["clip_ids"] = [f"{self._ids[number]}/{index}" for number, index in wanted]
+        batch["texts"] = [texts[number][index] for number, index in wanted]
+        return batch
 
 
 def cut(batch: Batch, pieces: int) -> Batch:
@@ -109,23 +141,3 @@ def cut(batch: Batch, pieces: int) -> Batch:
 def _divided(values: Tensor, pieces: int) -> Tensor:
     """``[B, n, width]`` → ``[B * pieces, n / pieces, width]``."""
     return values.reshape(len(values) * pieces, values.shape[1] // pieces, values.shape[2])
-
-
-def _batches(
-    ids: list[str], reader: ClipReader, numbers: list[int], captions: list[int], batch_clips: int
-) -> Iterator[Batch]:
-    pending: list[tuple[int, int]] = [(number, index) for number in numbers for index in range(captions[number])]
-    for first in range(0, len(pending), batch_clips):
-        wanted = pending[first : first + batch_clips]
-        batch = reader.layout.allocate(len(wanted))
-        arrays = arrays_of(batch)
-        found, place = np.unique([number for number, _ in wanted], return_inverse=True)
-        reader.fetch(found)
-        narrations = reader.narrations.read(found)
-        clips = whole_clips(narrations, narrations.bounds[place] + [index for _, index in wanted])
-        for video in reader.fill(arrays, found, clips, narrations):
-            reader.finish(video)
-        texts = {number: reader.narrations.texts(number) for number in found.tolist()}
-        batch["clip_ids"] = [f"{ids[number]}/{index}" for number, index in wanted]
-        batch["texts"] = [texts[number][index] for number, index in wanted]
-        yield batch

@@ -1,8 +1,8 @@
 """Many processes, one batch: everything that ranks say to one another is here.
 
-Each rank embeds its part of the global batch. The embeddings are gathered, so every rank computes the loss of the
-whole batch, and keeps the gradient of its own part only; parameters' gradients are then summed over the ranks. Loss
-and gradients are those of one process on the same global batch.
+Each rank embeds its part of the global batch. The embeddings are gathered, and every rank computes what its own clips
+contribute to the loss of the whole batch; the gradients that this has for others' embeddings go back to them, and
+parameters' gradients are summed over the ranks. Loss and gradients are those of one process on the same global batch.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from pipeline.objectives.contrastive import ALL
 
 T = TypeVar("T")
 
@@ -41,11 +43,29 @@ class Ranks:
     def gather(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
         """The model's outputs of all ranks in rank order, each tensor's first axis being the batch.
 
-        Gradients flow back to this rank's own part.
+        Gradients of all ranks' losses flow back to this rank's own part.
         """
         if self.world_size == 1:
             return dict(outputs)
         return {name: _gather(value) if isinstance(value, Tensor) else value for name, value in outputs.items()}
+
+    def own(self, clips: int) -> slice:
+        """Which of all ranks' clips this rank has.
+
+        Args:
+            clips: of this rank; of every other one as many.
+        """
+        if self.world_size == 1:
+            return ALL
+        return slice(self.rank * clips, (self.rank + 1) * clips)
+
+    def sum(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Sums over the ranks, of scalars of one type."""
+        if self.world_size == 1 or not values:
+            return dict(values)
+        total = torch.stack(list(values.values()))
+        dist.all_reduce(total)
+        return dict(zip(values, total.unbind(), strict=True))
 
     @contextmanager
     def summing_gradients(self, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
@@ -114,22 +134,24 @@ def join_ranks() -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
-class _GatherKeepingOwnGradient(torch.autograd.Function):
-    """Concatenates all ranks' tensors; every rank computes the same loss, so its own slice's gradient is complete."""
+class _Gather(torch.autograd.Function):
+    """Concatenates all ranks' tensors; every rank computes a share of the loss, and their gradients are summed."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor) -> Tensor:
-        ctx.size = own.shape[0]
         return _gather_values(own)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        return gradients[0].narrow(0, dist.get_rank() * ctx.size, ctx.size)
+        parts = [part.contiguous() for part in gradients[0].chunk(dist.get_world_size())]
+        own = torch.empty_like(parts[0])
+        dist.reduce_scatter(own, parts)
+        return own
 
 
 def _gather(own: Tensor) -> Tensor:
     if own.requires_grad:
-        return _GatherKeepingOwnGradient.apply(own)
+        return _Gather.apply(own)
     return _gather_values(own)
 
 

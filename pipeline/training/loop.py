@@ -12,6 +12,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from pipeline.config import Recipe, TrainSettings
+from pipeline.objectives import Loss
 from pipeline.training.batch_norm import synchronize_batch_norm
 from pipeline.training.batches import Batch
 from pipeline.training.checkpoint import Checkpoints, State
@@ -49,7 +50,7 @@ class Outcome:
 def train(
     recipe: Recipe,
     model: nn.Module,
-    loss: nn.Module,
+    loss: Loss,
     loader: Loader,
     prepare: Callable[[Batch], Batch],
     run: Path,

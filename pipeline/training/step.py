@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from pipeline.objectives import Loss
 from pipeline.training.batches import Batch
 from pipeline.training.distributed import Ranks
 from pipeline.training.state import random_state, set_random_state
@@ -18,7 +19,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 def loss_and_gradients(
     model: nn.Module,
-    loss: nn.Module,
+    loss: Loss,
     batch: Batch,
     ranks: Ranks,
     precision: Precision = "float32",
@@ -29,7 +30,7 @@ def loss_and_gradients(
 
     Args:
         model: batch → named embeddings.
-        loss: named embeddings of the global batch → total, and terms by name.
+        loss: of the global batch; this rank computes its clips' share of it.
         batch: this rank's part of the batch.
         ranks: who else has a part.
         precision: of the network; embeddings reach the loss in float32.
@@ -41,9 +42,11 @@ def loss_and_gradients(
     """
 
     def loss_of(outputs: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        total, terms = loss(ranks.gather(outputs))
+        clips = next(len(value) for value in outputs.values() if isinstance(value, Tensor))
+        total, terms = loss.share(ranks.gather(loss.prepare(outputs)), ranks.own(clips))
         (total if scaler is None else scaler.scale(total)).backward()
-        return total.detach(), {name: term.detach() for name, term in terms.items()}
+        summed = ranks.sum({"": total.detach(), **{name: term.detach() for name, term in terms.items()}})
+        return summed.pop(""), summed
 
     if parts > 1:
         return _in_parts(model, batch, loss_of, precision, parts, ranks)

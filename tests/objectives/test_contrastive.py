@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -7,13 +8,13 @@ import torch
 from pipeline.config import LossSettings
 from pipeline.errors import InputError
 from pipeline.objectives import build_loss, mil_nce, mms, norm_softmax
-from pipeline.objectives.contrastive import cosine_similarity
+from pipeline.objectives.contrastive import ALL, similarities, unit_length, whole, with_candidates
 from tests.conftest import GOLDEN, needs_shared
 
-SINGLE_DIRECTION = {
-    "norm_softmax": lambda similarity, present=None: norm_softmax(similarity, present, temperature=0.5),
-    "mms": mms,
-    "mil_nce": mil_nce,
+LOSSES = {
+    "norm_softmax": partial(norm_softmax, temperature=0.5),
+    "mms": partial(mms, margin=0.1),
+    "mil_nce": partial(mil_nce, temperature=0.5),
 }
 
 
@@ -24,14 +25,14 @@ def _similarity(count, seed=0):
 @needs_shared
 def test_mms_golden():
     case = np.load(GOLDEN / "mms.npz")
-    np.testing.assert_allclose(mms(torch.from_numpy(case["similarity"])).item(), case["loss"], rtol=1e-5)
+    np.testing.assert_allclose(mms(whole(torch.from_numpy(case["similarity"]))).item(), case["loss"], rtol=1e-5)
 
 
 @needs_shared
 def test_mil_nce_golden():
     case = np.load(GOLDEN / "milnce.npz")
     similarity = torch.from_numpy(case["video"]) @ torch.from_numpy(case["text"]).T
-    np.testing.assert_allclose(mil_nce(similarity).item(), case["loss"], rtol=1e-5)
+    np.testing.assert_allclose(mil_nce(with_candidates(similarity)).item(), case["loss"], rtol=1e-5)
 
 
 def test_norm_softmax_of_two_samples_by_hand():
@@ -39,32 +40,49 @@ def test_norm_softmax_of_two_samples_by_hand():
     rows = [math.log(1 + math.exp((0.1 - 0.9) / 0.5)), math.log(1 + math.exp((0.3 - 0.5) / 0.5))]
     columns = [math.log(1 + math.exp((0.3 - 0.9) / 0.5)), math.log(1 + math.exp((0.1 - 0.5) / 0.5))]
     expected = (sum(rows) + sum(columns)) / 2
-    assert norm_softmax(similarity, temperature=0.5).item() == pytest.approx(expected, rel=1e-6)
+    assert norm_softmax(whole(similarity), temperature=0.5).item() == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", SINGLE_DIRECTION)
+@pytest.mark.parametrize("name", LOSSES)
 def test_absent_samples_are_as_if_not_there(name):
-    loss = SINGLE_DIRECTION[name]
+    loss = LOSSES[name]
     similarity = _similarity(7).requires_grad_()
     present = torch.tensor([True, False, True, True, False, True, True])
-    value = loss(similarity, present)
+    value = loss(whole(similarity), present)
     (gradient,) = torch.autograd.grad(value, similarity)
 
     kept = _similarity(7)[present][:, present].requires_grad_()
-    expected = loss(kept)
+    expected = loss(whole(kept))
     (expected_gradient,) = torch.autograd.grad(expected, kept)
     torch.testing.assert_close(value, expected)
     torch.testing.assert_close(gradient[present][:, present], expected_gradient)
     assert not gradient[~present].any() and not gradient[:, ~present].any()
 
 
-@pytest.mark.parametrize("name", SINGLE_DIRECTION)
+@pytest.mark.parametrize("name", LOSSES)
 def test_nobody_present_is_zero_with_a_finite_gradient(name):
     similarity = _similarity(4).requires_grad_()
-    value = SINGLE_DIRECTION[name](similarity, torch.zeros(4, dtype=torch.bool))
+    value = LOSSES[name](whole(similarity), torch.zeros(4, dtype=torch.bool))
     (gradient,) = torch.autograd.grad(value, similarity)
     assert value.item() == 0
     assert not gradient.any()
+
+
+@pytest.mark.parametrize("everybody", [True, False])
+@pytest.mark.parametrize("name", LOSSES)
+def test_shares_add_up_to_the_loss_and_its_gradients(name, everybody):
+    generator = torch.Generator().manual_seed(4)
+    first, second = (torch.randn(7, 3, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2))
+    present = None if everybody else torch.tensor([True, False, True, True, False, True, True])
+
+    def loss(own):
+        return LOSSES[name](similarities(first, second, own), present)
+
+    expected = torch.autograd.grad(loss(ALL), (first, second))
+    shares = [loss(own) for own in (slice(0, 2), slice(2, 3), slice(3, 7))]
+    torch.testing.assert_close(sum(shares), loss(ALL))
+    torch.testing.assert_close(torch.autograd.grad(sum(shares), (first, second)), expected)
+    assert len({round(share.item(), 9) for share in shares}) == 3
 
 
 def test_mil_nce_wants_any_of_a_clips_candidates():
@@ -72,14 +90,14 @@ def test_mil_nce_wants_any_of_a_clips_candidates():
     one_matches[0, 1] = one_matches[1, 2] = 5.0
     none_match = torch.full((2, 4), -5.0)
     none_match[0, 2] = none_match[1, 1] = 5.0
-    assert mil_nce(one_matches).item() == pytest.approx(math.log(2), abs=0.01)
-    assert mil_nce(none_match).item() > 5
+    assert mil_nce(with_candidates(one_matches)).item() == pytest.approx(math.log(2), abs=0.01)
+    assert mil_nce(with_candidates(none_match)).item() > 5
 
 
 def test_similarities_are_float32_under_autocast():
     half = torch.randn(3, 8, dtype=torch.bfloat16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        similarity = cosine_similarity(half, half)
+        similarity = similarities(unit_length(half), unit_length(half)).rows
     assert similarity.dtype == torch.float32
     torch.testing.assert_close(similarity.diagonal(), torch.ones(3))
 
@@ -99,6 +117,17 @@ def test_total_is_the_weighted_mean_of_the_terms():
     assert total.item() == pytest.approx((2 * terms["tv"].item() + 0.5 * terms["a_tv"].item()) / 2.5, rel=1e-6)
 
 
+@pytest.mark.parametrize("name", ["norm_softmax", "mms", "mil_nce"])
+def test_shares_of_all_terms_add_up(name):
+    outputs, loss = _outputs(), build_loss(LossSettings(name=name))
+    outputs["audio_nonempty_input_mask"][:3] = False
+    total, terms = loss(outputs)
+    shares = [loss.share(loss.prepare(outputs), own) for own in (slice(0, 2), slice(2, 5))]
+    torch.testing.assert_close(shares[0][0] + shares[1][0], total)
+    for term, value in terms.items():
+        torch.testing.assert_close(shares[0][1][term] + shares[1][1][term], value)
+
+
 def test_a_term_without_samples_counts_for_nothing():
     outputs = _outputs()
     outputs["audio_nonempty_input_mask"] = torch.zeros(5, dtype=torch.bool)
@@ -115,9 +144,9 @@ def test_terms_whose_embeddings_are_missing_are_left_out():
 
 def test_mil_nce_divides_by_the_temperature():
     outputs = _outputs()
-    similarity = cosine_similarity(outputs["text_embed"], outputs["video_embed"])
+    found = similarities(unit_length(outputs["text_embed"]), unit_length(outputs["video_embed"]))
     total, _ = build_loss(LossSettings(name="mil_nce", temperature=0.2, weights={"tv": 1.0}))(outputs)
-    torch.testing.assert_close(total, mil_nce(similarity / 0.2))
+    torch.testing.assert_close(total, mil_nce(whole(found.rows / 0.2)))
 
 
 def test_unknown_weights_and_no_weights_are_refused():

@@ -24,7 +24,9 @@ def shards(tmp_path_factory):
 
 
 def test_each_caption_of_the_split_is_one_clip(shards):
-    batches = [decode_batch(batch) for batch in evaluation_clips(shards, "test", batch_clips=4)]
+    found = evaluation_clips(shards, "test", batch_clips=4)
+    batches = [decode_batch(batch) for batch in found]
+    assert len(batches) == len(found)
     expected = [f"{name}/{index}" for name, count in (("test1", 9), ("test2", 7)) for index in range(count)]
     assert [clip for batch in batches for clip in batch["clip_ids"]] == expected
     assert [len(batch["video"]) for batch in batches] == [4, 4, 4, 4]
@@ -56,7 +58,7 @@ def test_each_caption_of_the_split_is_one_clip(shards):
 
 
 def test_words_are_cut(shards):
-    batch = decode_batch(next(evaluation_clips(shards, "test", ClipSettings(max_words=20), max_words=2)))
+    batch = decode_batch(next(iter(evaluation_clips(shards, "test", ClipSettings(max_words=20), max_words=2))))
     assert batch["word_ids"].shape == (16, 2)
     assert batch["text_mask"].all()
 
@@ -99,7 +101,7 @@ def test_long_clips_are_cut_into_pieces(shards):
 @pytest.mark.parametrize("strategy", ["nearest", "max_pool"])
 def test_long_clips_are_thinned(shards, strategy):
     settings = ClipSettings(max_video_tokens=2, video_tokens=strategy)
-    batch = decode_batch(next(evaluation_clips(shards, "test", settings)))
+    batch = decode_batch(next(iter(evaluation_clips(shards, "test", settings))))
     sample = shards.read("test1")
     start, end, _ = sample.captions[0]
     windows = [feature_window(start, end, sample.rates[name], len(sample.arrays[name])) for name in ("2d", "3d")]

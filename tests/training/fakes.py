@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.config import Recipe, TrainSettings
+from pipeline.objectives import Loss
+from pipeline.objectives.contrastive import ALL
 from pipeline.training.loop import Outcome, train
 
 torch.set_num_threads(1)
@@ -71,18 +73,19 @@ class FakeModel(nn.Module):
         }
 
 
-class FakeLoss(nn.Module):
+class FakeLoss(Loss):
     """Contrast of the two, with a buffer that changes as training goes on, as a queue would."""
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("seen", torch.zeros(()))
 
-    def forward(self, outputs: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        self.seen += len(outputs["video_embed"])
-        logits = F.normalize(outputs["video_embed"]) @ F.normalize(outputs["text_embed"]).T
-        loss = F.cross_entropy(logits / 0.1, torch.arange(len(logits))) + self.seen * 1e-3
-        return loss, {"tv": loss}
+    def share(self, outputs: dict[str, Tensor], own: slice = ALL) -> tuple[Tensor, dict[str, Tensor]]:
+        clips = len(outputs["video_embed"])
+        self.seen += clips
+        logits = F.normalize(outputs["video_embed"])[own] @ F.normalize(outputs["text_embed"]).T
+        losses = F.cross_entropy(logits / 0.1, torch.arange(clips)[own], reduction="none") + self.seen * 1e-3
+        return losses.sum() / clips, {"tv": losses.sum().detach() / clips}
 
 
 def recipe(**settings: Any) -> Recipe:

@@ -106,8 +106,8 @@ def test_a_value_that_is_no_number_stops_the_run_and_names_the_batch(tmp_path: P
 class SteepLoss(FakeLoss):
     """Finite, but its slope is not: the square root of nothing."""
 
-    def forward(self, outputs):
-        total, terms = super().forward(outputs)
+    def share(self, outputs, own):
+        total, terms = super().share(outputs, own)
         if self.seen == 12:  # the third batch
             total = total + (outputs["video_embed"] * 0).pow(2).sum().sqrt()
         return total, terms
