@@ -185,8 +185,10 @@ def test_windows_anywhere_hold_their_features(tmp_path_factory, rates, spans, co
         np.testing.assert_array_equal(decoded["video_mask"][row], mask)
 
 
-def test_a_missing_modality_is_masked(shards):
-    for batch in map(decode_batch, TrainingLoader(shards, SETTINGS, batch_videos=23, seed=1)):
+@pytest.mark.parametrize(("tokens", "strategy"), [(12, "clip"), (12, "nearest"), (3, "max_pool"), (0, "max_pool")])
+def test_a_missing_modality_is_masked(shards, tokens, strategy):
+    drawn = replace(SETTINGS, max_video_tokens=tokens, video_tokens=strategy)
+    for batch in map(decode_batch, TrainingLoader(shards, drawn, batch_videos=23, seed=1)):
         for name, missing in (("v07", "audio"), ("v11", "text"), ("v13", "video")):
             rows = batch["video_index"] == shards.number(name)
             assert int(rows.sum()) == 3
