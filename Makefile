@@ -35,7 +35,7 @@ check: setup-dev ## lint, types, walls between rooms
 	$(VENV)/bin/lint-imports
 
 test: setup-dev ## the tests
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist worksteal
 
 demo: setup ## the whole way once, on a small generated corpus (MODEL=mcn: with MCN)
 	$(RUN) -m pipeline.demo --model $(MODEL)
