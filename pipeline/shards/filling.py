@@ -51,8 +51,10 @@ def fill_training_batch(
             rows = places.repeat(per_video) * per_video + np.tile(np.arange(per_video), len(places))
             for place, video in zip(places.tolist(), reader.fill(arrays, found, clips, narrations, rows), strict=True):
                 reader.start(video)
-                if video.reads or video.after:
+                if video.reads:
                     waiting.append((place, video))
+                elif video.after:  # while what was read is in the processor's caches
+                    left_out.attempt(place, partial(reader.finish, video))
                 finish(_READ_AHEAD)
         finish(0)
     return left_out.messages

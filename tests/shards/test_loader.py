@@ -367,6 +367,16 @@ def test_a_damaged_shard_is_fatal_or_skipped(tmp_path, workers, caplog):
     assert batch["text_mask"][~missing].any(dim=1).any()
 
 
+@pytest.mark.parametrize("sampling", ["mft", "mcn", "avlnet"])
+def test_a_batch_of_which_nothing_can_be_read_is_empty(tmp_path, sampling):
+    write_shards(tmp_path, [small_sample(f"v{number}") for number in range(4)])
+    (tmp_path / "set-w0-000000.tar").write_bytes(b"")
+    skipping = ClipSettings(per_video=3, sampling=sampling, damaged="skip")
+    (batch,) = map(decode_batch, TrainingLoader(ShardSet(tmp_path), skipping, batch_videos=4, seed=1))
+    assert set(batch["video_index"].tolist()) == {-1}
+    assert not any(batch[name].any() for name in ("text_mask", "video_mask", "audio_mask", "audio_nframes"))
+
+
 @pytest.fixture(scope="module")
 def narrated(tmp_path_factory):
     """A shard of two videos, what it was, and where the second's JSON and words are in it."""
