@@ -238,7 +238,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="medium")
     parser.add_argument("--clips", type=int, default=32, help="clips in the batch")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=5, help="measured steps of each, taken in turns")
     parser.add_argument("--compile", action="store_true", help="also this package under torch.compile")
     parser.add_argument(
@@ -275,6 +275,8 @@ def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(arguments.repeats):
         for name, step in steps.items():
+            if device == "cuda":
+                time_step(step, batch, device)  # the memory that torch keeps is then cut to this step's needs
             times[name].append(time_step(step, batch, device))
     baseline, peak = statistics.median(times["published way"]), matrix_peak(device)
     rows = [
@@ -295,6 +297,8 @@ def main() -> None:
     title = f"{arguments.size}: {parameters / 1e6:.0f} M parameters, {arguments.clips} clips, {device}{threads}"
     print_table(title, rows)
     print("relative differences: " + ", ".join(f"{name} {value:.1e}" for name, value in distance.items()))
+    if device == "cuda":
+        print(f"allocations that had to be tried again: {torch.cuda.memory_stats()['num_alloc_retries']}")
     if arguments.json:
         arguments.json.write_text(json.dumps({"title": title, "steps": rows, "differences": distance}, indent=2))
 

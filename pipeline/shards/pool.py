@@ -61,6 +61,8 @@ class Slots:
         """Lets a GPU copy from the memory by itself, where there is one and the system allows it."""
         if torch.cuda.is_available():
             self._pinned = int(torch.cuda.cudart().cudaHostRegister(_address(self._memory), len(self._memory), 0)) == 0
+            if not self._pinned:
+                _forget_cuda_error()
 
     def memory(self, slot: int) -> memoryview:
         """A slot's bytes."""
@@ -189,6 +191,12 @@ def _stop(workers: list[tuple[BaseProcess, Connection]], slots: Slots) -> None:
         process.join()
         connection.close()
     slots.close()
+
+
+def _forget_cuda_error() -> None:
+    """Takes note of a refusal that CUDA would otherwise raise at the next kernel, which has nothing to do with it."""
+    with contextlib.suppress(RuntimeError):
+        torch.zeros(1, device="cuda")
 
 
 def _cause(process: BaseProcess) -> str:

@@ -114,7 +114,7 @@ def _channel_sums(x: Tensor) -> Tensor:
 def _sum_and_count(x: Tensor) -> tuple[Tensor, Tensor]:
     """Over all ranks: ``[channels]``, and how many values a channel has."""
     sums = _channel_sums(x)
-    both = _sum_over_ranks(torch.cat([sums, sums.new_tensor([x.numel() / x.shape[1]])]))
+    both = _sum_over_ranks(torch.cat([sums, sums.new_full((1,), x.numel() / x.shape[1])]))
     return both[:-1], both[-1]
 
 
