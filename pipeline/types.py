@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 Modality = Literal["2d", "3d", "audio", "text"]
 """What a sample can hold: frame features, clip features, log-mel spectrogram, word ids."""
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Caption(NamedTuple):
@@ -32,3 +36,8 @@ class Video:
     rank: int | None = None
     captions: list[Caption] | None = None
     """None: not known; an empty list: known to have none."""
+
+
+def without_surrogates(text: str) -> str:
+    """A text that UTF-8 can hold: half of a surrogate pair, which JSON and file names can spell, becomes U+FFFD."""
+    return _SURROGATE.sub("\ufffd", text)

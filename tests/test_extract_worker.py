@@ -1,5 +1,6 @@
 """The extract verb's worker by itself, without Ray."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -7,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.acquire.layout import video_folder
 from pipeline.config import ClipSettings, ExtractSettings
 from pipeline.datasets.table import Manifest, write_manifest
 from pipeline.errors import InputError
 from pipeline.extract import main, prepare_words
 from pipeline.shards.decoding import decode_batch
-from pipeline.shards.extraction import Job, Worker
+from pipeline.shards.extraction import Job, Worker, job_of
 from pipeline.shards.loader import TrainingLoader
 from pipeline.shards.reader import ShardSet
 from pipeline.shards.sample import to_8bit, to_decibels
@@ -68,6 +70,21 @@ def test_8bit_spectrograms_are_those_that_repacking_gives(tmp_path: Path) -> Non
     frames = decode_batch(batch)["audio"][0, :, : int(batch["audio_nframes"][0])].T
     assert len(frames) > 250
     np.testing.assert_array_equal(frames, to_decibels(whole, np.float32)[: len(frames)])
+
+
+def test_half_a_surrogate_pair_in_fetched_captions_costs_a_character(tmp_path: Path) -> None:
+    clip = make(tmp_path / "v.mp4", *pictures(1), *H264)
+    events = [{"tStartMs": 0, "dDurationMs": 900, "segs": [{"utf8": "flip \ud83d it"}]}]
+    video_folder(tmp_path, "v").mkdir()
+    (video_folder(tmp_path, "v") / "v.en.json3").write_text(json.dumps({"events": events}))
+    (tmp_path / "shards").mkdir()
+    WordVectors(["flip", "it"], np.eye(2)).save(tmp_path / "shards" / "words.parquet")
+    worker = Worker(SETTINGS, tmp_path / "shards", "tiny", "w0", "cpu", 1)
+    assert worker.extract(job_of(Video("v"), clip, tmp_path)).outcome == "done"
+    worker.close()
+    sample = ShardSet(tmp_path / "shards").read("v")
+    assert sample.captions == [Caption(0.0, 0.9, "flip \ufffd it")]
+    assert sample.arrays["text"].tolist() == [0, 1]
 
 
 def test_captions_as_clips_pieces(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline.datasets.identity import id_from_path, id_from_url
 from pipeline.errors import InputError
-from pipeline.types import Caption, Video
+from pipeline.types import Caption, Video, without_surrogates
 
 ID_COLUMNS = ("video_id", "youtube_id", "vid", "id", "video", "key")
 URL_COLUMNS = ("url", "video_url", "link", "webpage_url")
@@ -164,6 +164,8 @@ def _text(value: Any) -> str | None:
 def captions_of(value: Any) -> list[Caption] | None:
     """Captions from a list of ``{start, end, text}``, from HowTo100M's three lists, or from JSON text of either.
 
+    Half of a surrogate pair, which JSON can spell and UTF-8 cannot, becomes U+FFFD: no file could hold the text with it.
+
     Raises:
         ValueError, TypeError: it is none of these.
     """
@@ -172,8 +174,10 @@ def captions_of(value: Any) -> list[Caption] | None:
     if isinstance(value, str):
         value = json.loads(value)
     if isinstance(value, Mapping):
-        return [Caption(float(a), float(b), str(c)) for a, b, c in zip(*_three_lists(value), strict=True)]
-    return [Caption(float(one["start"]), float(one["end"]), str(one["text"])) for one in value]
+        rows = list(zip(*_three_lists(value), strict=True))
+    else:
+        rows = [(one["start"], one["end"], one["text"]) for one in value]
+    return [Caption(float(start), float(end), without_surrogates(str(text))) for start, end, text in rows]
 
 
 def _three_lists(value: Mapping[str, Any]) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:

@@ -24,10 +24,13 @@ from numpy.typing import DTypeLike, NDArray
 
 from pipeline.shards.files import FORMAT_VERSION
 from pipeline.shards.index import MODALITIES, IndexRow, Member
-from pipeline.types import Caption, Modality
+from pipeline.types import Caption, Modality, without_surrogates
 
 TIMES_WIDTH = 3
 """Values of a caption in ``times``: its start, its end, and where its words end."""
+
+LATEST = 1e9
+"""Seconds that no video has: a caption's time as large as that is taken for damage by whoever reads it."""
 
 _BLOCK = 512
 _VIDEO_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
@@ -98,7 +101,8 @@ def member_key(video_id: str) -> str:
 def encode(sample: Sample) -> tuple[bytes, IndexRow]:
     """A sample's bytes in a tar (a multiple of 512) and its index row, with offsets from the sample's first byte.
 
-    Equal samples give equal bytes.
+    Equal samples give equal bytes. An array without any value is an absent member, but for the word ids of captions of
+    which no word is known.
 
     Raises:
         ValueError: the sample is not what a shard can hold; the message names the video and what is wrong.
@@ -106,7 +110,7 @@ def encode(sample: Sample) -> tuple[bytes, IndexRow]:
     arrays = {
         modality: _checked(sample, modality)
         for modality in MODALITIES
-        if modality in sample.arrays and (modality == "text" or len(sample.arrays[modality]))
+        if modality in sample.arrays and (modality == "text" or sample.arrays[modality].size)
     }
     _check_captions(sample, arrays.get("text"))
     key = member_key(sample.video_id)
@@ -184,7 +188,9 @@ def _to_json(sample: Sample, arrays: dict[Modality, NDArray[Any]]) -> bytes:
         "task_id": sample.task_id,
         "extra": sample.extra,
     }
-    return json.dumps(values, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")).encode()
+    text = json.dumps(values, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
+    # half of a surrogate pair has no UTF-8: one character of a caption is not worth a video
+    return without_surrogates(text).encode()
 
 
 def _checked(sample: Sample, modality: Modality) -> NDArray[Any]:
@@ -207,16 +213,20 @@ def _checked(sample: Sample, modality: Modality) -> NDArray[Any]:
 
 
 def _check_captions(sample: Sample, text: NDArray[Any] | None) -> None:
-    times = [sample.duration, *(time for start, end, _ in sample.captions for time in (start, end))]
-    if not all(map(math.isfinite, times)):
+    times = [time for start, end, _ in sample.captions for time in (start, end)]
+    if not all(map(math.isfinite, [sample.duration, *times])):
         raise ValueError(f"{sample.video_id}: its duration, or a caption's time, is not a finite number")
+    late = next((time for time in times if abs(time) >= LATEST), None)
+    if late is not None:
+        raise ValueError(f"{sample.video_id}: a caption's time is {late:g} s, but no video has {LATEST:g} s")
     offsets = sample.caption_words
-    words = 0 if text is None else len(text)
-    if text is None and offsets == [0]:
+    if text is None:
+        if offsets != [0]:
+            raise ValueError(f"{sample.video_id}: caption_words is {offsets[:9]} without text; it must be [0]")
         return
     in_order = all(first <= second for first, second in itertools.pairwise(offsets))
-    if len(offsets) != len(sample.captions) + 1 or offsets[0] != 0 or offsets[-1] != words or not in_order:
-        raise ValueError(f"{sample.video_id}: caption_words does not cut {words} words into its captions")
+    if len(offsets) != len(sample.captions) + 1 or offsets[0] != 0 or offsets[-1] != len(text) or not in_order:
+        raise ValueError(f"{sample.video_id}: caption_words does not cut {len(text)} words into its captions")
 
 
 def _append(buffer: bytearray, name: str, data: bytes) -> tuple[int, int]:

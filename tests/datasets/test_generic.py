@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.datasets.generic import read_table
 from pipeline.datasets.identity import id_from_path, id_from_url, youtube_id
+from pipeline.datasets.table import Manifest, write_manifest
 from pipeline.errors import InputError
 from pipeline.types import Caption, Video
 
@@ -56,6 +57,14 @@ def test_captions_as_objects_as_three_lists_and_as_text(tmp_path):
     table = pa.table({"video_id": ["a"], "captions": [objects], "rank": [5]})
     pq.write_table(table, tmp_path / "b.parquet")
     assert list(read_table(tmp_path / "b.parquet")) == [Video("a", rank=5, captions=[Caption(0, 1.5, "cut")])]
+
+
+def test_half_a_surrogate_pair_in_a_caption_costs_a_character(tmp_path):
+    row = {"id": "a", "captions": [{"start": 0, "end": 1, "text": "flip \ud83d it"}]}
+    videos = read(tmp_path / "a.jsonl", json.dumps(row))
+    assert videos[0].captions == [Caption(0, 1, "flip \ufffd it")]
+    write_manifest(tmp_path / "a.parquet", videos)
+    assert list(Manifest(tmp_path / "a.parquet")) == videos
 
 
 def test_named_columns(tmp_path):
