@@ -14,6 +14,7 @@ It can be stopped and started again. Of a pickle only arrays, tensors and plain 
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pipeline.shards.foreign.features import Foreign
     from pipeline.shards.writer import ShardWriter
     from pipeline.text.vocabulary import Vocabulary
+    from pipeline.text.words import WordVectors
     from pipeline.types import Modality
 
 _MOST_SHOWN = 20
@@ -79,24 +81,24 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _from_tree(arguments: argparse.Namespace) -> None:
-    from pipeline.shards.foreign.npz_tree import find_files, read_captions, read_list, read_tree
+    from pipeline.shards.foreign.npz_tree import find_files, read_captions, read_list, read_tree, texts_of
 
     npy = arguments.modality if arguments.action == "npy" else None
-    wanted = read_list(arguments.list) if arguments.list is not None else None
+    refused: list[str] = []
+    wanted = read_list(arguments.list, refused.append) if arguments.list is not None else None
     captions = read_captions(arguments.captions)
     ids = [id for id in find_files(arguments.folders, npy) if wanted is None or id in wanted]
-    texts = (caption.text for video_id in ids for caption in captions(video_id) or [])
-    words = _words(arguments, texts)
+    words = _words(arguments, texts_of(ids, captions))
 
-    def found(writer: ShardWriter, refused: Callable[[str], None]) -> Iterator[Foreign]:
+    def found(writer: ShardWriter) -> Iterator[Foreign]:
         done = writer.completed
 
         def skip(video_id: str) -> bool:
             return video_id in done or (wanted is not None and video_id not in wanted)
 
-        return read_tree(arguments.folders, captions, arguments.split, npy, refused, skip)
+        return read_tree(arguments.folders, captions, arguments.split, npy, refused.append, skip)
 
-    _write(arguments, words, found, len(ids))
+    _write(arguments, words, found, len(ids), refused)
 
 
 def _from_pickles(arguments: argparse.Namespace) -> None:
@@ -115,11 +117,13 @@ def _from_pickles(arguments: argparse.Namespace) -> None:
     texts = [text for clip in clips(lambda message: None) for text in clip.texts]
     words = _words(arguments, iter(texts))
 
-    def found(writer: ShardWriter, refused: Callable[[str], None]) -> Iterator[Foreign]:
-        done = writer.completed
-        return (clip for clip in clips(refused) if clip.video_id not in done)
+    refused: list[str] = []
 
-    _write(arguments, words, found, None)
+    def found(writer: ShardWriter) -> Iterator[Foreign]:
+        done = writer.completed
+        return (clip for clip in clips(refused.append) if clip.video_id not in done)
+
+    _write(arguments, words, found, None, refused)
 
 
 def _by_split(arguments: Sequence[str]) -> list[tuple[str, Path]]:
@@ -139,14 +143,12 @@ def _words(arguments: argparse.Namespace, texts: Iterator[str]) -> Vocabulary:
     check_kind(path, arguments.words)
     if path.exists() and arguments.words == "corpus":
         return WordVectors.load(path)  # vectors of another training cannot be compared with these
+    before = WordVectors.load(path) if path.exists() and arguments.words != "clip" else None
+    # the words that are there are looked up again, which tells whether their vectors are of the same source
+    texts = itertools.chain(texts, before.words if before is not None else ())
     found = build_vocabulary(arguments.words, texts, arguments.word_dim)
-    if path.exists() and isinstance(found, WordVectors):
-        before = WordVectors.load(path)
-        if before.dim != found.dim:
-            raise InputError(
-                f"{path}: has vectors of {before.dim} dimensions and {arguments.words} of {found.dim}; convert with "
-                "the same --words as before, or into another folder"
-            )
+    if before is not None and isinstance(found, WordVectors):
+        _check_same_vectors(before, found, path, arguments.words)
         known = set(before.words)
         new = [place for place, word in enumerate(found.words) if word not in known]
         found = WordVectors(
@@ -157,22 +159,40 @@ def _words(arguments: argparse.Namespace, texts: Iterator[str]) -> Vocabulary:
     return found
 
 
+def _check_same_vectors(before: WordVectors, found: WordVectors, path: Path, source: str) -> None:
+    """Refuses to put vectors beside those of another source: they are of different spaces, however wide these are.
+
+    Words that only one of the two has tell nothing: a source may be the ``words.parquet`` of other shards.
+    """
+    advice = "convert with the same --words as before, or into another folder"
+    if before.dim != found.dim:
+        raise InputError(f"{path}: has vectors of {before.dim} dimensions and {source} of {found.dim}; {advice}")
+    place_of = {word: place for place, word in enumerate(found.words)}
+    both = [(place, place_of[word]) for place, word in enumerate(before.words) if word in place_of]
+    if before.words and not both:
+        raise InputError(f"{path}: {source} has none of the words here, so its vectors are of another source; {advice}")
+    for place, other in both:
+        if not np.allclose(before.vectors[place], found.vectors[other], rtol=1e-4, atol=1e-6):
+            raise InputError(f"{path}: {source} has another vector for {before.words[place]!r}; {advice}")
+
+
 def _write(
     arguments: argparse.Namespace,
     words: Vocabulary,
-    found: Callable[[ShardWriter, Callable[[str], None]], Iterator[Foreign]],
+    found: Callable[[ShardWriter], Iterator[Foreign]],
     total: int | None,
+    refused: list[str],
 ) -> None:
+    """Writes the shards and says what was left out: ``refused``, to which ``found`` and what shards cannot hold add."""
     from pipeline.shards.foreign.features import FeatureRates, to_sample
     from pipeline.shards.writer import ShardWriter
 
     rates = FeatureRates(arguments.rate_2d, arguments.rate_3d)
-    refused: list[str] = []
     with ShardWriter(arguments.shards, arguments.shards.name, "convert", arguments.shard_bytes) as writer:
         before = len(writer.completed)
         with progress_bar() as bar:
             task = bar.add_task("convert", total=total, completed=before)
-            for foreign in found(writer, refused.append):
+            for foreign in found(writer):
                 try:
                     writer.add(to_sample(foreign, words.ids, rates))
                 except ValueError as error:

@@ -1,7 +1,9 @@
 """Features of other programs into shards and back."""
 
+import io
 import json
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -79,6 +81,82 @@ def test_a_tree_of_npz_files(tmp_path, capsys, as_pickle):
     assert verify(shards).problems == []
     main(command)
     assert "0 written, 4 were there" in capsys.readouterr().err
+
+
+def broken_files(tree):
+    """Files of videos whose 2D features are sound, each damaged in another way."""
+    good = tree / "good_3d.npz"
+    np.savez_compressed(good, features=np.random.default_rng(1).standard_normal((40, 50)))
+    whole = good.read_bytes()
+    (tree / "zlib_3d.npz").write_bytes(whole[:200] + bytes(200) + whole[400:])
+    plain = io.BytesIO()
+    np.save(plain, np.zeros((3, 2)))
+    header = plain.getvalue()
+    with zipfile.ZipFile(tree / "token_3d.npz", "w") as archive:
+        archive.writestr("features.npy", header.replace(b"'shape': (3, 2)", b"'shape': ((((,2"))
+    with zipfile.ZipFile(tree / "huge_3d.npz", "w") as archive:
+        archive.writestr("features.npy", header.replace(b"(3, 2), } ".ljust(25), b"(10000000000000, 2), } ".ljust(25)))
+    np.savez(tree / "flat_3d.npz", features=np.zeros(0))
+    np.savez(tree / "thin_3d.npz", features=np.zeros((7, 0)))
+    names = ["zlib", "token", "huge", "flat", "thin"]
+    for name in ["good", *names]:
+        np.savez(tree / f"{name}_2d.npz", features=np.ones((9, 3)))
+    return names
+
+
+def test_a_damaged_file_is_named_and_costs_only_itself(tmp_path, capsys):
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    names = broken_files(tree)
+    main(["npz", str(tree), "--shards", str(tmp_path / "set"), *WORDS])
+    output = capsys.readouterr()
+    for name in names:
+        assert f"{name}_3d.npz: left out: " in output.out, name
+    assert "flat_3d.npz: left out: ValueError: empty, of shape [0]" in output.out
+    assert "6 written, 0 were there, 5 refused" in output.err
+    shards = ShardSet(tmp_path / "set")
+    for name in ["good", *names]:
+        assert set(shards.read(name).arrays) == ({"2d", "3d"} if name == "good" else {"2d"})
+
+
+@pytest.mark.parametrize("as_pickle", [True, False])
+def test_captions_that_are_none_cost_no_other_video(tmp_path, capsys, as_pickle):
+    names = ["good", "number", "dict", "short", "huge"]
+    captions = {
+        "good": {"start": [1.0], "end": [2.0], "text": ["flip \ud83d it"]},
+        "number": 3,
+        "dict": {"start": 3},
+        "short": {"start": [1, 2], "end": [2], "text": ["flip"]},
+        "huge": {"start": [10**400], "end": [2], "text": ["flip"]},
+    }
+    write_tree(tmp_path / "tree", names, {})
+    target = tmp_path / ("caption.pickle" if as_pickle else "caption.json")
+    target.write_bytes(pickle.dumps(captions, 4) if as_pickle else json.dumps(captions).encode())
+    main(["npz", str(tmp_path / "tree"), "--captions", str(target), "--shards", str(tmp_path / "set"), *WORDS])
+    output = capsys.readouterr()
+    for name in names[1:]:
+        assert f"{target}: the captions of {name} are left out: not lists of start, end and text" in output.out
+    assert "5 written, 0 were there, 4 refused" in output.err
+    shards = ShardSet(tmp_path / "set")
+    assert shards.read("good").captions == [(1.0, 2.0, "flip \ufffd it")]
+    assert all(not shards.read(name).captions and len(shards.read(name).arrays) == 3 for name in names[1:])
+
+
+def test_a_list_as_spreadsheets_write_it(tmp_path, capsys):
+    write_tree(tmp_path / "tree", ["one", "two", "three"], {})
+    (tmp_path / "list.csv").write_text("video_id,category,path\none,Food,x\n\n,Food\ntwo\n", encoding="utf-8-sig")
+    command = ["npz", str(tmp_path / "tree"), "--list", str(tmp_path / "list.csv"), *WORDS]
+    main([*command, "--shards", str(tmp_path / "set")])
+    output = capsys.readouterr()
+    assert "list.csv: line 4 is left out: it has no video_id" in output.out
+    assert "2 written, 0 were there, 1 refused" in output.err
+    assert ShardSet(tmp_path / "set").ids == ["one", "two"]
+    (tmp_path / "list.csv").write_text("category,path\nFood,tree/one\nFood\n")
+    main([*command, "--shards", str(tmp_path / "short")])
+    assert "line 3 is left out: it has no path" in capsys.readouterr().out
+    (tmp_path / "list.csv").write_bytes(b"video_id\n\xff\xfe\n")
+    with pytest.raises(InputError, match=r"list\.csv: not a CSV file of UTF-8 text"):
+        main([*command, "--shards", str(tmp_path / "binary")])
 
 
 @pytest.mark.parametrize("listed", ["path\nNone/two\n", "video_id,category_1,path\ntwo,Food,features/two.mp4.npy\n"])
@@ -194,6 +272,57 @@ def test_pooled_features_of_lsmdc(tmp_path, capsys):
     assert shards.read("one").arrays["2d"].shape == (1, 5)
 
 
+def test_clips_of_odd_values_are_named_and_cost_no_other(tmp_path, capsys):
+    features = torch.ones(2, 5)
+    entries = [
+        {"id": "number", "2d": features.clone().requires_grad_(), "caption": 7},
+        {"id": "nan", "2d": features.bfloat16(), "caption": float("nan")},
+        {"id": "bytes", "2d": features.half(), "caption": b"flip it"},
+        {"id": "none", "2d": features, "caption": [None, "pour"]},
+        {"id": "array", "2d": features, "caption": np.array(["pour", "flip"])},
+        {"id": "flat", "2d": np.zeros(0), "3d": torch.ones(4), "caption": "flip \ud83d"},
+        {"id": "thin", "2d": torch.zeros(3, 0), "3d": torch.ones(4), "caption": {"text": "flip"}},
+        {"id": "whole", "2d": torch.ones(2, 5, dtype=torch.complex64), "3d": torch.ones(4), "caption": ("flip",)},
+    ]
+    (tmp_path / "val.pkl").write_bytes(pickle.dumps(entries))
+    main(["pkl", f"test={tmp_path}/val.pkl", "--shards", str(tmp_path / "set"), *WORDS])
+    output = capsys.readouterr()
+    assert "8 written, 0 were there, 6 refused" in output.err
+    for message in (
+        "clip 1 (nan): a caption is left out: not a text but nan",
+        "clip 3 (none): a caption is left out: not a text but None",
+        "clip 5 (flat): 2d is left out: empty, of shape [0]",
+        "clip 6 (thin): 2d is left out: empty, of shape [3, 0]",
+        "clip 6 (thin): a caption is left out: not a text but {'text': 'flip'}",
+        "clip 7 (whole): 2d is left out: not an array of numbers",
+    ):
+        assert f"val.pkl: {message}" in output.out
+    found = {name: ShardSet(tmp_path / "set").read(name) for name in ShardSet(tmp_path / "set").ids}
+    assert {name: [caption.text for caption in sample.captions] for name, sample in found.items()} == {
+        "number": ["7"], "nan": [], "bytes": ["flip it"], "none": ["pour"], "array": ["pour", "flip"],
+        "flat": ["flip \ufffd"], "thin": [], "whole": ["flip"],
+    }  # fmt: skip
+    for name in ("number", "nan", "bytes"):
+        np.testing.assert_array_equal(found[name].arrays["2d"], np.ones((2, 5)))
+    assert [batch["clip_ids"] for batch in map(decode_batch, evaluation_clips(ShardSet(tmp_path / "set"), "test"))]
+
+
+def test_clips_without_ids_of_several_files_do_not_get_the_same(tmp_path, capsys):
+    files = []
+    for split, name in (("train", "clips"), ("test", "clips"), ("test", "more clips of a very long name, forty or so")):
+        path = tmp_path / split / f"{name}.pkl"
+        path.parent.mkdir(exist_ok=True)
+        clips = [{"2d": np.ones((2, 5)), "caption": "flip"}, {"id": None, "2d": np.ones((2, 5)), "caption": "pour"}]
+        path.write_bytes(pickle.dumps(clips))
+        files.append(f"{split}={path}")
+    main(["pkl", *files, "--shards", str(tmp_path / "set"), *WORDS])
+    assert "6 written, 0 were there, 0 refused" in capsys.readouterr().err
+    assert sorted(ShardSet(tmp_path / "set").ids) == [
+        "test-clips-0", "test-clips-1", "test-more_clips_of_a_very_long_name__for-0",
+        "test-more_clips_of_a_very_long_name__for-1", "train-clips-0", "train-clips-1",
+    ]  # fmt: skip
+
+
 def test_features_of_other_clips_are_refused(tmp_path):
     entries = youcook(tmp_path / "val.pkl")
     command = ["pkl", f"test={tmp_path}/val.pkl", "--shards", str(tmp_path / "set"), *WORDS]
@@ -274,18 +403,17 @@ def test_words_of_a_later_conversion_are_added(tmp_path):
     for name, text in (("train", "pour it"), ("test", "then flip it")):
         assert [words.words[id] for id in shards.read(name).arrays["text"]] == text.split()
     np.testing.assert_array_equal(words.vectors[words.words.index("then")], [2, 2])
-    (tmp_path / "other.txt").write_text("1 3\nflip 1 0 0\n")
-    with pytest.raises(InputError, match=r"vectors of 2 dimensions and .* of 3"):
-        main(
-            [
-                "pkl",
-                f"test={tmp_path}/test.pkl",
-                "--shards",
-                str(tmp_path / "set"),
-                "--words",
-                str(tmp_path / "other.txt"),
-            ]
-        )
+    stored = (tmp_path / "set" / "words.parquet").read_bytes()
+    for vectors, message in (
+        ("1 3\nflip 1 0 0\n", r"vectors of 2 dimensions and .* of 3; convert with the same --words"),
+        ("2 2\nflip 1 0\nthen 2 1\n", r"other\.txt has another vector for 'then'; convert with the same --words"),
+        ("1 2\nstir 1 0\n", r"other\.txt has none of the words here, .* or into another folder"),
+    ):
+        (tmp_path / "other.txt").write_text(vectors)
+        command = ["pkl", f"test={tmp_path}/test.pkl", "--shards", str(tmp_path / "set")]
+        with pytest.raises(InputError, match=message):
+            main([*command, "--words", str(tmp_path / "other.txt")])
+    assert (tmp_path / "set" / "words.parquet").read_bytes() == stored
 
 
 def test_shards_become_a_tree_and_come_back(tmp_path, capsys):

@@ -164,7 +164,7 @@ def _text(value: Any) -> str | None:
 def captions_of(value: Any) -> list[Caption] | None:
     """Captions from a list of ``{start, end, text}``, from HowTo100M's three lists, or from JSON text of either.
 
-    Half of a surrogate pair, which JSON can spell and UTF-8 cannot, becomes U+FFFD: no file could hold the text with it.
+    Half of a surrogate pair, which JSON can spell and UTF-8 cannot, becomes U+FFFD: else no file could hold the text.
 
     Raises:
         ValueError, TypeError: it is none of these.

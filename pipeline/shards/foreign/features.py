@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.shards.sample import Sample, encode_captions
 from pipeline.types import Caption, Modality
 
 MEL_BANDS = 40
 _HOP, _WINDOW, _SAMPLE_RATE = 160, 400, 16_000
+_NUMPY_FLOATS = (torch.float16, torch.float32, torch.float64)
 
 
 @dataclass
@@ -44,24 +47,38 @@ class Foreign:
 
 
 def as_array(value: Any) -> NDArray[Any]:
-    """An array or tensor as an array.
+    """An array or tensor as an array; a tensor of a type that NumPy lacks, such as bfloat16, becomes float32.
 
     Raises:
         ValueError: it is neither.
     """
-    found = value.numpy() if hasattr(value, "numpy") else value
+    found = _from_tensor(value) if isinstance(value, Tensor) else value
     if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiu":
         raise ValueError(f"not an array of numbers but {type(value).__name__}")
     return found
+
+
+def _from_tensor(value: Tensor) -> NDArray[Any]:
+    # NumPy takes no tensor that still asks for gradients, as one saved in the middle of a training does
+    value = value.detach()
+    if value.is_floating_point() and value.dtype not in _NUMPY_FLOATS:
+        value = value.float()
+    try:
+        return np.asarray(value.numpy())
+    except (TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"a tensor of {value.dtype} that cannot be made an array ({reason})") from None
 
 
 def time_first(modality: Modality, value: Any) -> NDArray[Any]:
     """An array as a sample holds it: spectrograms are ``[40, frames]`` elsewhere, pooled features ``[width]``.
 
     Raises:
-        ValueError: it has another shape.
+        ValueError: it has another shape, or is empty.
     """
     array = as_array(value)
+    if not array.size:
+        raise ValueError(f"empty, of shape {list(array.shape)}")
     if modality == "audio":
         if array.ndim != 2 or array.shape[0] != MEL_BANDS:
             raise ValueError(f"a spectrogram is [{MEL_BANDS}, frames], not {list(array.shape)}")

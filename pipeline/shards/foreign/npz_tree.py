@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import csv
 import pickle
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -36,6 +35,7 @@ _ENDINGS: dict[Modality, tuple[str, str]] = {
 }
 
 CaptionSource = Callable[[str], "list[Caption] | None"]
+"""A video's captions by its id; raises ValueError where they are no captions, with a message that names the video."""
 
 
 def read_captions(path: Path | None) -> CaptionSource:
@@ -53,12 +53,27 @@ def read_captions(path: Path | None) -> CaptionSource:
     def captions(video_id: str) -> list[Caption] | None:
         try:
             return captions_of(source.get(video_id))
-        except (TypeError, ValueError, KeyError) as error:
-            raise InputError(
-                f"{path}: the captions of {video_id} are not lists of start, end and text ({error})"
+        except Exception as error:  # whatever may stand in the place of lists of numbers and texts
+            raise ValueError(
+                f"{path}: the captions of {video_id} are left out: not lists of start, end and text ({_reason(error)})"
             ) from None
 
     return captions
+
+
+def texts_of(video_ids: Iterable[str], captions: CaptionSource) -> Iterator[str]:
+    """The texts of all captions of some videos, but for captions that cannot be read."""
+    for video_id in video_ids:
+        try:
+            spoken = captions(video_id) or []
+        except ValueError:
+            continue  # said when the video itself is read
+        yield from (caption.text for caption in spoken)
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, on one line; some errors have no message, and some only a key for one."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
 
 
 def read_tree(
@@ -76,7 +91,7 @@ def read_tree(
         captions: see :func:`read_captions`.
         split: what the videos are for.
         npy: the modality of ``<id>.npy`` files; None: there are none.
-        refused: told of each file that cannot be read; its video comes without it.
+        refused: told of each file, and of each video's captions, that cannot be read; the video comes without.
         skip: videos that are not wanted.
 
     Raises:
@@ -90,10 +105,19 @@ def read_tree(
         for modality, path in files[video_id].items():
             try:
                 arrays[modality] = time_first(modality, _load(path))
-            except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-                refused(f"{path}: {' '.join(str(error).split())}")
+            except Exception as error:  # damage comes as zlib's, zipfile's, tokenize's and NumPy's errors, and others
+                refused(f"{path}: left out: {_reason(error)}")
         if arrays:
-            yield Foreign(video_id, arrays, captions(video_id) or [], split=split, origin=str(folders[0].name))
+            spoken = _captions(video_id, captions, refused)
+            yield Foreign(video_id, arrays, spoken, split=split, origin=str(folders[0].name))
+
+
+def _captions(video_id: str, captions: CaptionSource, refused: Callable[[str], None]) -> list[Caption]:
+    try:
+        return captions(video_id) or []
+    except ValueError as error:
+        refused(str(error))
+        return []
 
 
 def find_files(folders: list[Path], npy: Modality | None) -> dict[str, dict[Modality, Path]]:
@@ -188,17 +212,30 @@ def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
     beside.replace(path)
 
 
-def read_list(path: Path) -> set[str]:
+def read_list(path: Path, refused: Callable[[str], None] = lambda message: None) -> set[str]:
     """The ids in a CSV of the published programs (column ``video_id``, else the last part of ``path``).
 
+    Args:
+        path: the CSV.
+        refused: told of each row that ends before the column.
+
     Raises:
-        InputError: it is not there, or has no such column.
+        InputError: it is not there, is no text, or has no such column.
     """
     if not path.is_file():
         raise InputError(f"{path}: there is no such list")
-    with path.open(newline="") as file:
-        rows = csv.DictReader(file)
-        column = next((name for name in ("video_id", "path") if name in (rows.fieldnames or ())), None)
-        if column is None:
-            raise InputError(f"{path}: has neither a column video_id nor path")
-        return {row[column].rsplit("/", 1)[-1] for row in rows}
+    found: set[str] = set()
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets put a mark before the first column
+            rows = csv.DictReader(file)
+            column = next((name for name in ("video_id", "path") if name in (rows.fieldnames or ())), None)
+            if column is None:
+                raise InputError(f"{path}: has neither a column video_id nor path")
+            for row in rows:
+                if row[column]:
+                    found.add(row[column].rsplit("/", 1)[-1])
+                else:
+                    refused(f"{path}: line {rows.line_num} is left out: it has no {column}")
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a CSV file of UTF-8 text ({error}); save the list as one") from None
+    return found
