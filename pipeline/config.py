@@ -50,7 +50,7 @@ RECIPES = Path(__file__).parent / "recipes"
 _LEAST = {
     0: (
         "clips.max_video_tokens", "model.depth", "loss.clusters", "loss.queue_size", "train.steps",
-        "train.learning_rate", "train.weight_decay", "train.warmup_steps", "train.workers",
+        "train.learning_rate", "train.weight_decay", "train.warmup_steps", "train.workers", "train.seed",
     ),
     1: (
         "clips.per_video", "clips.max_words", "clips.max_audio_frames", "clips.pieces", "clips.shuffle_shards",
@@ -144,6 +144,21 @@ def _check_ranges(recipe: Recipe, where: str) -> None:
         value = getattr(getattr(recipe, section), name)
         if value is not None and not value > 0:
             raise InputError(f"{where}: {key} is {value}; it must be more than 0")
+    _check_cuts(recipe, where)
+
+
+def _check_cuts(recipe: Recipe, where: str) -> None:
+    """Refuses to cut clips of which there is but one vector; training would find out at its first evaluation."""
+    if recipe.clips.max_video_tokens:
+        return
+    why = "clips.max_video_tokens 0 makes one token of a clip, which cannot be cut"
+    if recipe.clips.pieces > 1:
+        raise InputError(f"{where}: clips.pieces is {recipe.clips.pieces}, but {why}; set clips.pieces 1")
+    if recipe.evaluate.strategy == "cut" and recipe.evaluate.windows > 1:
+        raise InputError(
+            f"{where}: evaluate.strategy is cut and evaluate.windows {recipe.evaluate.windows}, but {why}; set "
+            "evaluate.strategy at_once"
+        )
 
 
 def _read_yaml(name: str) -> dict[str, Any]:

@@ -41,6 +41,12 @@ def test_a_recipe_changes_only_what_it_lists_of_its_base(tmp_path: Path) -> None
         (["--train.accumulate", "0"], "train.accumulate is 0; it must be 1 or more"),
         (["--train.log_every", "-5"], "train.log_every is -5; it must be 1 or more"),
         (["--train.learning_rate", "-1"], "train.learning_rate is -1.0; it must be 0 or more"),
+        (["--train.seed", "-1"], "train.seed is -1; it must be 0 or more"),
+        (["--clips.max_video_tokens", "0", "--clips.pieces", "3"], "clips.pieces is 3, but .* set clips.pieces 1"),
+        (
+            ["--clips.max_video_tokens=0", "--evaluate.windows=2", "--evaluate.strategy=cut"],
+            "evaluate.strategy is cut and evaluate.windows 2, but .* set evaluate.strategy at_once",
+        ),
         (["--loss.temperature", ".nan"], "loss.temperature is nan; it must be more than 0"),
         (["--train", "3"], "train is a section of settings"),
         (["--train.steps"], "needs a value"),
