@@ -34,11 +34,12 @@ def load_published(source: str | Path | Mapping[str, Tensor], **hyperparameters:
     """A ready network, in eval mode, from a released checkpoint.
 
     Sizes and kinds are read from the weights' names and shapes. What these don't tell (attention heads, how audio is
-    pooled) comes from the keywords, else from the ``config.yaml`` beside the file, else from the settings in it.
+    pooled) comes from the keywords, else from the recipe that a checkpoint of this package's training holds, else from
+    the ``config.yaml`` beside the file, else from the program's settings in it.
 
     Args:
-        source: a checkpoint file (MFT's ``latest_model.pth``, MCN's ``eN.pth``, AVLnet's ``amp_checkpoint.pt``), or
-            its state dict; names may start with ``module.``.
+        source: a checkpoint file (MFT's ``latest_model.pth``, MCN's ``eN.pth``, AVLnet's ``amp_checkpoint.pt``, a
+            run's ``step-00001000.pt``), or its state dict; names may start with ``module.``.
         hyperparameters: :class:`ModelSettings` by their names here or in MFT's program (``heads=64``).
 
     Raises:
@@ -49,7 +50,10 @@ def load_published(source: str | Path | Mapping[str, Tensor], **hyperparameters:
     where = str(path or "state dict")
     checkpoint = source if isinstance(source, Mapping) else read_checkpoint(source)
     weights = find_state_dict(checkpoint, where)
-    settings = _settings(weights, published_config(checkpoint, path), hyperparameters, where)
+    own = _own_settings(checkpoint)
+    # a file beside a checkpoint of our own can only be of another network: its recipe is in it
+    arch = {} if own else published_config(checkpoint, path)
+    settings = _settings(weights, arch, own, hyperparameters, where)
     with torch.device("meta"):
         model = build_model(settings)
     _check_layout(model, weights, where)
@@ -73,19 +77,37 @@ def save_published(model: Network, path: str | Path) -> None:
     _replace(path, lambda part: torch.save(content, part))
 
 
+def _own_settings(checkpoint: Any) -> dict[str, Any]:
+    """The network's settings in the recipe that this package's training saves with the weights; else nothing."""
+    recipe = checkpoint.get("recipe") if isinstance(checkpoint, Mapping) else None
+    model = recipe.get("model") if isinstance(recipe, Mapping) else None
+    known = model if isinstance(model, Mapping) else {}
+    return {name: value for name, value in known.items() if name in _SETTINGS}
+
+
 def _settings(
-    weights: Mapping[str, Tensor], arch: Mapping[str, Any], keywords: Mapping[str, Any], where: str
+    weights: Mapping[str, Tensor],
+    arch: Mapping[str, Any],
+    own: Mapping[str, Any],
+    keywords: Mapping[str, Any],
+    where: str,
 ) -> ModelSettings:
-    """Settings from shapes, from the program's settings and from keywords, which may not contradict the shapes."""
+    """Settings from shapes, from the program's or our own settings and from keywords.
+
+    Keywords and the program's settings may not contradict the shapes. Of our own settings only what shapes don't tell
+    is taken: a width without weights has another value there, which changes nothing.
+    """
     _refuse_unknown(keywords)
     if "fusion.masking_token" in weights:
         read = _mft_settings(weights)
-        told = settings_of_arch(arch, read["davenet"]) | from_program(keywords, read["davenet"])
+        told = {name: value for name, value in own.items() if name not in read}
+        told |= settings_of_arch(arch, read["davenet"]) | from_program(keywords, read["davenet"])
         if read["class_token"] and read["projection"] == "none" and not read["per_modality"]:
             # a projection without weights is anyone's, and class tokens of pairs ask for a shared one
             told.setdefault("individual_projections", False)
     elif "DAVEnet.conv1.weight" in weights:
-        read, told = _mcn_settings(weights, keywords.get("name")), {}
+        read = _mcn_settings(weights, keywords.get("name", own.get("name")))
+        told = {name: value for name, value in own.items() if name not in read}
     else:
         raise InputError(f"{where}: weights of no known network (neither fusion.masking_token nor DAVEnet.conv1)")
     told |= {name: value for name, value in keywords.items() if name in _SETTINGS}

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from pipeline.config import ModelSettings
+from pipeline.config import ModelSettings, Recipe
 from pipeline.errors import InputError
 from pipeline.models import MCN, MFT, build_model, load_published, save_published
 from tests.conftest import needs_shared
@@ -157,6 +157,42 @@ def test_settings_of_something_else_beside_the_file_do_not_hide_those_in_it(tmp_
     save_published(build_model(ModelSettings(**TINY)), tmp_path / "latest_model.pth")
     (tmp_path / "config.yaml").write_text("name: demo\n")
     assert load_published(tmp_path / "latest_model.pth").settings.heads == 2
+
+
+OWN_FORMS = {
+    **{name: {**TINY, "heads": 4, **form} for name, form in FORMS.items()},
+    **{name: MCN_SIZES | form for name, form in MCN_FORMS.items()},
+    "mcn without heads of its own": {"name": "mcn", **MCN_SIZES},
+    "mcn with a cluster head of cosines": {"name": "mcn", **MCN_SIZES, "cluster_classes": 9, "cluster_cosine": True},
+}
+
+
+@pytest.mark.parametrize("form", OWN_FORMS)
+def test_a_checkpoint_of_training_needs_no_keyword(form, tmp_path):
+    model = build_model(ModelSettings(**OWN_FORMS[form]))
+    recipe = Recipe("mine", 1, "a test", model=model.settings)
+    torch.save({"version": 1, "step": 2, "recipe": recipe.to_dict(), "model": model.state_dict()}, tmp_path / "own.pt")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"arch": {"type": "ResNet"}}))
+    loaded = load_published(tmp_path / "own.pt")
+    assert loaded.settings == model.settings
+    assert _equal(loaded.state_dict(), model.state_dict())
+
+
+def test_a_recipes_value_that_the_shapes_round_does_not_contradict_them(tmp_path):
+    model = build_model(ModelSettings(**TINY, mlp_ratio=0.7))
+    recipe = Recipe("mine", 1, "a test", model=model.settings).to_dict()
+    torch.save({"recipe": recipe, "model": model.state_dict()}, tmp_path / "own.pt")
+    assert load_published(tmp_path / "own.pt").settings.mlp_ratio == 5 / 8
+
+
+def test_keywords_win_over_a_checkpoints_own_settings(tmp_path):
+    model = build_model(ModelSettings(**TINY))
+    recipe = Recipe("mine", 1, "a test", model=model.settings).to_dict()
+    recipe["model"]["of a later version"] = 3
+    torch.save({"recipe": recipe, "model": model.state_dict()}, tmp_path / "own.pt")
+    assert load_published(tmp_path / "own.pt", heads=4).settings.heads == 4
+    with pytest.raises(InputError, match="depth is said to be 2, but the weights have 1"):
+        load_published(tmp_path / "own.pt", depth=2)
 
 
 def test_what_nobody_tells_is_asked_for():
