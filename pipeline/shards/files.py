@@ -67,6 +67,11 @@ class Stem:
         return cls(path.parent, match["name"], match["writer"], int(match["number"])) if match else None
 
 
+def one_line(error: BaseException) -> str:
+    """What an error says, with its kind, short enough for a message: some errors quote all of the bytes they met."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
 def check_writer(writer: str) -> None:
     """Raises ValueError when ``writer`` cannot be part of a file name from which it is read back."""
     if not _WRITER.fullmatch(writer):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.shards.files import FORMAT_VERSION, NewerFormatError, ShardError, Stem, sync_file, sync_folder
+from pipeline.shards.files import FORMAT_VERSION, NewerFormatError, ShardError, Stem, one_line, sync_file, sync_folder
 from pipeline.types import Modality
 
 MODALITIES: tuple[Modality, ...] = ("text", "2d", "3d", "audio")
@@ -118,7 +118,7 @@ def read_index(stem: Stem, columns: list[str] | None = None) -> pa.Table:
     try:
         table = pq.ParquetFile(stem.index).read(columns, use_threads=False)
     except (OSError, pa.ArrowException) as error:
-        raise _unreadable(stem, _line(error)) from None
+        raise _unreadable(stem, one_line(error)) from None
     check_version((table.schema.metadata or {}).get(b"format_version", b"?").decode(), stem.index)
     if "times_offset" in (columns or SCHEMA.names) and "times_offset" not in table.schema.names:
         table = table.append_column("times_offset", pa.nulls(len(table), pa.int64()))  # older shards have none
@@ -199,7 +199,3 @@ def _whole_lines(data: bytes) -> Iterable[bytes]:
         if not line.endswith(b"\n") or line[:9] != b"%08x " % zlib.crc32(body):
             return
         yield line
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.shards.files import ShardError
+from pipeline.shards.files import ShardError, one_line
 from pipeline.shards.members import MemberColumns, column
 from pipeline.shards.sample import TIMES_WIDTH
 from pipeline.shards.tars import Read, Tars
@@ -70,6 +70,8 @@ class NarrationReader:
         Raises:
             ShardError: a shard is damaged.
         """
+        if not len(numbers):
+            return no_narrations(0)
         captions = self._captions[numbers].astype(np.int64)
         words = np.where(captions > 0, self._text.length[numbers], 0)
         bounds, word_firsts = _bounds(captions), _bounds(words)
@@ -89,8 +91,10 @@ class NarrationReader:
         for shard, read in pending:
             self._tars.read_into(shard, read)
         found = _narrations(bounds, word_firsts, times, word_ids)
-        if isinstance(found, Narrations) and word_ids.view(np.uint32).max(initial=0) < self._vocabulary:
-            return found  # as unsigned numbers, negative ids are too large as well
+        # as unsigned numbers, negative ids are too large as well
+        known = not len(word_ids) or word_ids.view(np.uint32).max() < self._vocabulary
+        if isinstance(found, Narrations) and known:
+            return found
         if len(numbers) > 1:
             for place in range(len(numbers)):  # raises what is wrong with the one that is damaged
                 self.read(numbers[place : place + 1])
@@ -99,8 +103,14 @@ class NarrationReader:
 
     def texts(self, number: int) -> list[str]:
         """The captions of a video, as they were said; raises ShardError."""
-        captions = self._json(number)["captions"]
-        return [str(text) for text in captions["text"]]
+        values = self._json(number)
+        try:
+            texts = [str(text) for text in values["captions"]["text"]]
+            if len(texts) != self._captions[number]:
+                raise ValueError("its captions are not as many as the index says")
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._unusable(number, one_line(error)) from None
+        return texts
 
     def _read_json(self, number: int, times: NDArray[np.float64]) -> None:
         """The times of a sample that was written before samples had ``times.npy``."""
@@ -112,14 +122,14 @@ class NarrationReader:
                 raise ValueError("its captions are not as many starts, ends and word offsets as the index says")
             times[:] = np.array([found["start"], found["end"], ends], np.float64).T
         except (ValueError, KeyError, TypeError) as error:
-            raise self._unusable(number, repr(error)) from None
+            raise self._unusable(number, one_line(error)) from None
 
     def _json(self, number: int) -> Any:
         data = self._tars.read(int(self._shard[number]), int(self._json_offset[number]), int(self._json_size[number]))
         try:
             return json.loads(str(data, "utf-8"))
         except ValueError as error:
-            raise self._unusable(number, repr(error)) from None
+            raise self._unusable(number, one_line(error)) from None
 
     def _unusable(self, number: int, why: str) -> ShardError:
         at = int(self._json_offset[number])

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.shards.files import stems
+from pipeline.shards.files import one_line, stems
 from pipeline.shards.index import IndexRow, Member, rows_of
 from pipeline.shards.indexes import read_indexes
 from pipeline.shards.recovery import leftovers
@@ -107,9 +107,8 @@ class ShardSet:
         try:
             sample = decode_json(data)
         except (ValueError, KeyError, TypeError) as error:
-            raise self.tars.damaged(
-                self.shard(number), f"the JSON of {row.video_id} cannot be read: {error!r}"
-            ) from None
+            why = f"the JSON of {row.video_id} cannot be read: {one_line(error)}"
+            raise self.tars.damaged(self.shard(number), why) from None
         if sample.video_id != row.video_id:
             raise self.tars.damaged(self.shard(number), f"has {sample.video_id} where its index says {row.video_id}")
         return sample

@@ -18,7 +18,7 @@ import yaml
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import InputError
-from pipeline.shards.files import FORMAT_VERSION, ShardError, Stem, stems, sync_file, sync_folder
+from pipeline.shards.files import FORMAT_VERSION, ShardError, Stem, one_line, stems, sync_file, sync_folder
 from pipeline.shards.index import check_version
 from pipeline.shards.provenance import read_provenance
 
@@ -63,7 +63,7 @@ def filesystem(url: str) -> tuple[Any, str]:
     try:
         store, root = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as error:
-        raise InputError(f"{url}: {_line(error)}") from None
+        raise InputError(f"{url}: {one_line(error)}") from None
     if isinstance(store, LocalFileSystem):
         store.auto_mkdir = True  # as in an object store, a place is there once something is put there
     return store, root.rstrip("/")
@@ -164,14 +164,14 @@ def _names(store: Any, url: str, root: str) -> list[str]:
     except FileNotFoundError:
         return []
     except Exception as error:  # each store has its own errors
-        raise InputError(f"{url}: the store does not answer ({_line(error)})") from None
+        raise InputError(f"{url}: the store does not answer ({one_line(error)})") from None
 
 
 def _asking(url: str, operation: Callable[..., Any], *arguments: str) -> Any:
     try:
         return operation(*arguments)
     except Exception as error:  # each store has its own errors
-        raise InputError(f"{url}: {_line(error)}; run the same command again once the store answers") from None
+        raise InputError(f"{url}: {one_line(error)}; run the same command again once the store answers") from None
 
 
 def _compare(store: Any, url: str, root: str, stem: Stem) -> None:
@@ -187,7 +187,7 @@ def _compare(store: Any, url: str, root: str, stem: Stem) -> None:
         with store.open(f"{root}/{stem.tar.name}", "rb", block_size=_CHUNK) as there:
             found = checksum(there)
     except Exception as error:  # each store has its own errors
-        raise InputError(f"{url}/{stem.tar.name}: cannot be read back ({_line(error)})") from None
+        raise InputError(f"{url}/{stem.tar.name}: cannot be read back ({one_line(error)})") from None
     if found != expected:
         raise InputError(f"{url}/{stem.tar.name}: is not what was put there; remove it and run the same command again")
 
@@ -203,7 +203,3 @@ def _note(folder: Path, url: str) -> None:
     sync_file(beside)
     beside.replace(folder / _NAME)
     sync_folder(folder)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -7,6 +7,7 @@ from pipeline.errors import InputError
 from pipeline.shards.clips import feature_window
 from pipeline.shards.decoding import decode_batch
 from pipeline.shards.evaluation import evaluation_clips
+from pipeline.shards.files import ShardError
 from pipeline.shards.reader import ShardSet
 from tests.shards.samples import make_sample, video_tokens, write_shards
 
@@ -107,3 +108,23 @@ def test_long_clips_are_thinned(shards, strategy):
     windows = [feature_window(start, end, sample.rates[name], len(sample.arrays[name])) for name in ("2d", "3d")]
     tracks = [sample.arrays[name][slice(*window)] for name, window in zip(("2d", "3d"), windows, strict=True)]
     np.testing.assert_array_equal(batch["video"][0], video_tokens(*tracks, 2, strategy)[0])
+
+
+@pytest.mark.parametrize(
+    ("found", "instead", "message"),
+    [
+        (b'"captions":', b'"captionz":', "KeyError: 'captions'"),
+        (b'"text":[', b'"texu":[', "KeyError: 'text'"),
+        (b'"text":["', b'"text":[] ', "ValueError: its captions are not as many as the index says"),
+        (b'"captions":', b'"captions"!', "JSONDecodeError"),
+    ],
+)
+def test_a_damaged_caption_is_named(tmp_path, found, instead, message):
+    folder = write_shards(tmp_path, [make_sample("one", split="test")])
+    tar = folder / "set-w0-000000.tar"
+    whole = tar.read_bytes()
+    at = whole.index(found)
+    end = whole.index(b"}", at) if instead.endswith(b"[] ") else at + len(found)  # the list to its end
+    tar.write_bytes(whole[:at] + instead.ljust(end - at) + whole[end:])
+    with pytest.raises(ShardError, match=rf"set-w0-000000\.tar: the narration at byte \d+ is unusable: {message}"):
+        list(evaluation_clips(ShardSet(folder), "test"))

@@ -430,6 +430,31 @@ def test_an_unknown_word_is_named(narrated):
         list(TrainingLoader(ShardSet(tar.parent), SETTINGS, batch_videos=2, seed=1))
 
 
+@pytest.mark.parametrize("damaged", ["fatal", "skip"])
+def test_without_words_there_is_no_unknown_word(tmp_path, damaged):
+    """No caption has a known word: the vocabulary is empty, as are the word ids."""
+    samples = [small_sample(f"v{number}") for number in range(4)]
+    for sample in samples:
+        sample.arrays.pop("text")
+        sample.caption_words = [0]
+    write_shards(tmp_path, samples)
+    WordVectors([], np.zeros((0, 4), np.float32)).save(tmp_path / "words.parquet")
+    clips = ClipSettings(per_video=3, damaged=damaged)
+    (batch,) = TrainingLoader(ShardSet(tmp_path), clips, batch_videos=4, seed=1)
+    assert set(batch["video_index"].tolist()) == {0, 1, 2, 3}
+    assert not decode_batch(batch)["text_mask"].any()
+
+
+def test_words_of_an_empty_vocabulary_are_unknown(tmp_path):
+    write_shards(tmp_path, [small_sample(f"v{number}") for number in range(4)])
+    WordVectors([], np.zeros((0, 4), np.float32)).save(tmp_path / "words.parquet")
+    clips = ClipSettings(per_video=3, damaged="skip")
+    (batch,) = TrainingLoader(ShardSet(tmp_path), clips, batch_videos=4, seed=1)
+    assert set(batch["video_index"].tolist()) == {-1}
+    with pytest.raises(ShardError, match=_NARRATION.format(r"a word's id is none of the 0 of words\.parquet")):
+        list(TrainingLoader(ShardSet(tmp_path), ClipSettings(per_video=3), batch_videos=4, seed=1))
+
+
 def test_shards_without_times_give_the_same_batches(tmp_path):
     samples = [make_sample(f"v{number}") for number in range(5)]
     samples += [make_sample("silent", modalities=("2d", "3d", "audio")), make_sample("unknown", modalities=("2d",))]
@@ -461,6 +486,23 @@ def test_captions_that_cannot_be_right_are_named_without_times(tmp_path, found, 
     tar.write_bytes(whole[:at] + instead + whole[at + len(instead) :])
     with pytest.raises(ShardError, match=_NARRATION.format(message)):
         list(TrainingLoader(ShardSet(folder), SETTINGS, batch_videos=2, seed=1))
+
+
+def test_bytes_that_are_no_text_are_not_quoted_whole(tmp_path):
+    sample = make_sample("long", modalities=("text", "2d"))
+    sample.extra = {"text": "x" * 5000}
+    folder = without_times(write_shards(tmp_path, [sample]))
+    tar = folder / "set-w0-000000.tar"
+    whole = tar.read_bytes()
+    at = whole.index(b'"extra"')
+    tar.write_bytes(whole[:at] + b"\xff" + whole[at + 1 :])
+    for read in (
+        lambda: list(TrainingLoader(ShardSet(folder), SETTINGS, batch_videos=1, seed=1)),
+        lambda: ShardSet(folder).read("long"),
+    ):
+        with pytest.raises(ShardError, match="can't decode byte 0xff") as caught:
+            read()
+        assert len(str(caught.value)) < 600
 
 
 def test_features_of_several_widths_are_refused(tmp_path):
