@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -18,6 +19,12 @@ from pipeline.types import Modality
 
 MODALITIES: tuple[Modality, ...] = ("text", "2d", "3d", "audio")
 """The arrays of a sample, in the order of its members; each has columns ``<modality>_offset``, ``_length``..."""
+NUMBERS = "fiu"
+"""The kinds of NumPy types that an array's values may be of."""
+TIMES_BYTES = 24
+"""Bytes of a caption in ``times``."""
+_DIGITS = 18
+"""Digits of the largest tar: sums with such numbers do not overflow."""
 
 
 class Member(NamedTuple):
@@ -98,33 +105,73 @@ SCHEMA = pa.schema(
 def write_index(stem: Stem, rows: Sequence[IndexRow]) -> None:
     """Writes the index of a sealed shard beside its name, then renames it: it is whole or not there."""
     table = pa.Table.from_pylist([_flat(row) for row in rows], schema=SCHEMA)
-    table = table.replace_schema_metadata(
-        {"format_version": str(FORMAT_VERSION), "tar_size": str(stem.tar.stat().st_size)}
-    )
+    metadata = {"format_version": FORMAT_VERSION, "tar_size": stem.tar.stat().st_size, "samples": len(rows)}
+    table = table.replace_schema_metadata({key: str(value) for key, value in metadata.items()})
     beside = stem.index.with_name(stem.index.name + ".new")
-    pq.write_table(table, beside, compression="none")  # a small file is read three times as fast
+    # a small file is read three times as fast without compression
+    pq.write_table(table, beside, compression="none", write_page_checksum=True)
     sync_file(beside)
     beside.replace(stem.index)
     sync_folder(stem.folder)
 
 
-def read_index(stem: Stem, columns: list[str] | None = None) -> pa.Table:
-    """The index of a sealed shard; its metadata has ``tar_size``, the size of the tar it was made for.
+def load_index(stem: Stem, columns: list[str] | None = None) -> tuple[pa.Table, int]:
+    """An index as it is, in the columns of ``SCHEMA``, and the size of the tar it was made for; for :func:`read_index`.
 
     Raises:
         ShardError: it cannot be read, lacks a column, or is of no version.
         NewerFormatError: a newer version wrote it.
     """
     try:
-        table = pq.ParquetFile(stem.index).read(columns, use_threads=False)
-    except (OSError, pa.ArrowException) as error:
+        table = pq.ParquetFile(stem.index, page_checksum_verification=True).read(columns, use_threads=False)
+        metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+        check_version(metadata.get("format_version", "?"), stem.index)
+        table = _as_expected(stem, table, SCHEMA if columns is None else pa.schema(map(SCHEMA.field, columns)))
+    except (OSError, pa.ArrowException, ValueError, TypeError) as error:
         raise _unreadable(stem, one_line(error)) from None
-    check_version((table.schema.metadata or {}).get(b"format_version", b"?").decode(), stem.index)
-    if "times_offset" in (columns or SCHEMA.names) and "times_offset" not in table.schema.names:
+    size = metadata.get("tar_size", "")
+    if not (size.isascii() and size.isdigit() and len(size) <= _DIGITS):
+        raise _unreadable(stem, "it does not say the size of its tar")
+    if metadata.get("samples", str(len(table))) != str(len(table)):
+        raise _unreadable(stem, f"it has {len(table)} samples of {metadata['samples']}")
+    return table, int(size)
+
+
+def _as_expected(stem: Stem, table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table in a schema's columns and types, which other programs may have written as similar ones."""
+    if table.schema.equals(schema):
+        return table
+    if "times_offset" in schema.names and "times_offset" not in table.schema.names:
         table = table.append_column("times_offset", pa.nulls(len(table), pa.int64()))  # older shards have none
-    lacking = [name for name in columns or SCHEMA.names if name not in table.schema.names]
-    if lacking:
-        raise _unreadable(stem, f"it lacks the column {lacking[0]}")
+    for wanted in schema:
+        there = table.schema.names.count(wanted.name)
+        if there != 1:
+            raise _unreadable(stem, f"it {'has twice' if there else 'lacks'} the column {wanted.name}")
+        if table[wanted.name].null_count and not wanted.nullable:
+            raise _unreadable(stem, f"its column {wanted.name} lacks values")
+    metadata = table.schema.metadata
+    return table.select(schema.names).cast(schema).replace_schema_metadata(metadata)
+
+
+def read_index(stem: Stem, columns: list[str] | None = None) -> pa.Table:
+    """The index of a sealed shard; its metadata has ``tar_size``, the size of the tar it was made for.
+
+    With all columns, what it says is possible in a tar of that size.
+
+    Raises:
+        ShardError: it cannot be read, lacks a column, says what cannot be, or is of no version.
+        NewerFormatError: a newer version wrote it.
+    """
+    from pipeline.shards.index_checks import first_wrong  # which needs what is above
+
+    table, tar_size = load_index(stem, columns)
+    try:
+        table.validate(full=True)  # texts may be none
+    except pa.ArrowException as error:
+        raise _unreadable(stem, one_line(error)) from None
+    wrong = first_wrong(table, np.full(len(table), tar_size)) if columns is None else None
+    if wrong is not None:
+        raise _unreadable(stem, f"{table['video_id'][wrong[0]]}: {wrong[1]}")
     return table
 
 

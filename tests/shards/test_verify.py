@@ -1,12 +1,9 @@
 """Damage of every kind: found, named, mended, and nothing good lost by it."""
 
 import errno
-import json
 import os
 import shutil
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -14,53 +11,14 @@ from hypothesis import strategies as st
 
 from pipeline.errors import InputError
 from pipeline.shards import repair as repair_module
-from pipeline.shards.files import ShardError, Stem
+from pipeline.shards.files import ShardError
 from pipeline.shards.index import read_index, rows_of, write_index
-from pipeline.shards.reader import ShardSet
 from pipeline.shards.recovery import completed_ids
 from pipeline.shards.repair import repair
-from pipeline.shards.sample import encode
-from pipeline.shards.scan import describe, scan
 from pipeline.shards.verify import verify
 from pipeline.shards.writer import ShardWriter
-from tests.shards.samples import SMALL_BYTES, assert_same, make_sample, small_sample, write_shards
-
-IDS = [f"video{number}" for number in range(6)]
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """Three shards of two samples."""
-    return write_shards(tmp_path_factory.mktemp("whole") / "set", map(small_sample, IDS), shard_bytes=6000)
-
-
-@pytest.fixture
-def folder(whole, tmp_path):
-    return shutil.copytree(whole, tmp_path / "set")
-
-
-def stem(folder, number=1, writer="w0"):
-    return Stem(folder, "set", writer, number)
-
-
-def assert_mended(folder, lost):
-    """After a repair, verify is clean, the lost are named, and all others are as they were."""
-    repairs = repair(folder)
-    assert repairs.redo == sorted(lost)
-    assert repairs.done
-    assert verify(folder).problems == []
-    assert completed_ids(folder) == set(IDS) - set(lost)
-    shards = ShardSet(folder)
-    assert shards.repeated == 0
-    for video_id in shards.ids:
-        assert_same(shards.read(video_id, check=True), small_sample(video_id))
-    assert repair(folder).done == []
-
-
-def flip(path, at):
-    data = bytearray(path.read_bytes())
-    data[at] ^= 1
-    path.write_bytes(data)
+from tests.shards.mending import IDS, assert_mended, flip, stem
+from tests.shards.samples import SMALL_BYTES, small_sample, write_shards
 
 
 def test_good_shards_are_clean(folder):
@@ -98,53 +56,6 @@ def test_a_lost_tar(folder):
     stem(folder).tar.unlink()
     assert verify(folder).redo == ["video2", "video3"]
     assert_mended(folder, ["video2", "video3"])
-
-
-@pytest.mark.parametrize("content", [None, b"", b"PAR1 not an index"])
-def test_a_lost_index_is_made_again(folder, content):
-    before = rows_of(read_index(stem(folder)))
-    stem(folder).index.unlink() if content is None else stem(folder).index.write_bytes(content)
-    assert len(verify(folder).problems) == 1
-    assert_mended(folder, [])
-    assert rows_of(read_index(stem(folder))) == before
-
-
-def test_an_index_of_another_tar(folder):
-    shutil.copy(stem(folder, 0).index, stem(folder).index)
-    assert verify(folder).problems
-    assert repair(folder).redo == []
-    assert completed_ids(folder) == set(IDS)
-    assert verify(folder).problems == []
-
-
-@pytest.mark.parametrize("column", ["2d_length", "2d_offset", "duration", "json_size", "captions", "split"])
-def test_an_index_that_says_something_else(folder, column):
-    path = stem(folder).index
-    table = pq.read_table(path)
-    values = table[column].to_pylist()
-    values[0] = "dev" if column == "split" else values[0] + 1
-    place = table.schema.get_field_index(column)
-    changed = table.set_column(place, table.schema.field(place), pa.array(values, table.schema.field(place).type))
-    pq.write_table(changed.replace_schema_metadata(table.schema.metadata), path)
-    (problem,) = verify(folder).problems
-    assert "video2" in problem.what
-    assert {"2d_length": "members", "2d_offset": "members"}.get(column, column) in problem.what
-
-
-def test_an_index_that_lacks_a_column(folder):
-    path = stem(folder).index
-    pq.write_table(pq.read_table(path).drop_columns(["checksum"]), path)
-    (problem,) = verify(folder).problems
-    assert "it lacks the column checksum" in problem.what
-    assert_mended(folder, [])
-
-
-def test_an_index_of_an_earlier_extraction_condemns_nothing(folder, tmp_path):
-    """Its checksums are those of other features of the same videos."""
-    other = write_shards(tmp_path / "other", [make_sample(name, seconds=12) for name in IDS[2:4]], name="set")
-    shutil.copy(stem(other, 0).index, stem(folder).index)
-    assert verify(folder).redo == IDS[2:4]
-    assert_mended(folder, [])
 
 
 @pytest.mark.parametrize("where", ["index", "sample"])
@@ -255,56 +166,3 @@ def test_a_repair_that_is_killed_can_be_started_again(folder, call, monkeypatch)
     assert verify(folder).problems == []
     assert completed_ids(folder) == set(IDS) - {"video2"}
     assert {path.suffix for path in folder.iterdir()} == {".tar", ".parquet"}
-
-
-def test_scanning_finds_what_the_index_says(whole, tmp_path):
-    samples = [make_sample("a.b-c_"), make_sample("two", modalities=("2d",)), make_sample("one", modalities=("audio",))]
-    write_shards(tmp_path, samples)
-    found = stem(tmp_path, 0)
-    assert list(scan(found.tar)) == rows_of(read_index(found))
-
-
-def test_samples_of_another_program_are_read_past(folder, tmp_path):
-    """A tar with a sample that is none of ours keeps ours."""
-    import tarfile
-
-    tar = stem(folder).tar
-    extra = json.dumps({"label": 1}).encode()
-    (tmp_path / "other.json").write_bytes(extra)
-    with tarfile.open(tar, "a") as archive:
-        archive.add(tmp_path / "other.json", "other.json")
-    assert verify(folder).problems
-    assert_mended(folder, [])
-
-
-def test_arrays_in_fortran_order_are_refused(tmp_path):
-    sample = make_sample("v", modalities=("2d",))
-    sample.arrays["2d"] = np.asfortranarray(sample.arrays["2d"])
-    data, row = encode(sample)
-    assert describe(data) == row
-    with pytest.raises(ValueError, match=r"2d\.npy does not hold"):
-        describe(data.replace(b"'fortran_order': False", b"'fortran_order': True "))
-
-
-def test_times_that_are_not_the_captions_are_refused():
-    data, row = encode(small_sample("v"))
-    assert describe(data) == row
-    changed = bytearray(data)
-    changed[row.times_offset + 8 : row.times_offset + 16] = np.float64(3.25).tobytes()
-    with pytest.raises(ValueError, match="v: its times are not those of its captions"):
-        describe(changed)
-
-
-@pytest.mark.parametrize("at", [10, SMALL_BYTES + 10, SMALL_BYTES + 1100])
-def test_a_tar_without_index_keeps_what_is_whole(folder, at):
-    """A broken header of the first sample, of the second, and of one of the second's members."""
-    flip(stem(folder).tar, at)
-    stem(folder).index.unlink()
-    repair(folder)
-    assert verify(folder).problems == []
-    lost = "video2" if at < SMALL_BYTES else "video3"
-    assert completed_ids(folder) == set(IDS) - {lost}
-    assert_same(
-        ShardSet(folder).read({"video2": "video3", "video3": "video2"}[lost]),
-        small_sample({"video2": "video3", "video3": "video2"}[lost]),
-    )

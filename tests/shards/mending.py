@@ -1,0 +1,34 @@
+"""What the tests of damage and its mending share."""
+
+from pipeline.shards.files import Stem
+from pipeline.shards.reader import ShardSet
+from pipeline.shards.recovery import completed_ids
+from pipeline.shards.repair import repair
+from pipeline.shards.verify import verify
+from tests.shards.samples import assert_same, small_sample
+
+IDS = [f"video{number}" for number in range(6)]
+
+
+def stem(folder, number=1, writer="w0"):
+    return Stem(folder, "set", writer, number)
+
+
+def assert_mended(folder, lost):
+    """After a repair, verify is clean, the lost are named, and all others are as they were."""
+    repairs = repair(folder)
+    assert repairs.redo == sorted(lost)
+    assert repairs.done
+    assert verify(folder).problems == []
+    assert completed_ids(folder) == set(IDS) - set(lost)
+    shards = ShardSet(folder)
+    assert shards.repeated == 0
+    for video_id in shards.ids:
+        assert_same(shards.read(video_id, check=True), small_sample(video_id))
+    assert repair(folder).done == []
+
+
+def flip(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
