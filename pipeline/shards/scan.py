@@ -6,23 +6,28 @@ import contextlib
 import dataclasses
 import io
 import json
+import math
 import os
 import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.shards.files import NewerFormatError, ShardError
-from pipeline.shards.index import MODALITIES, IndexRow, Member, check_version
+from pipeline.shards.files import NewerFormatError, ShardError, one_line
+from pipeline.shards.index import MODALITIES, NUMBERS, IndexRow, Member, check_version
 from pipeline.shards.sample import Sample, caption_times, decode_json, member_key
 from pipeline.types import Modality
 
 _BLOCK = tarfile.BLOCKSIZE
 _NO_MEMBER = (tarfile.HeaderError, UnicodeDecodeError, OSError)
 """What reading a member from a file raises where there is none, or none that the disk gives."""
+
+NO_SAMPLE = (ValueError, KeyError, TypeError, AttributeError)
+"""What :func:`describe` raises where bytes are not one whole sample: JSON may hold anything in any place."""
+_ZEROS = bytes(1 << 20)
 
 
 class _Part(NamedTuple):
@@ -48,7 +53,7 @@ def describe(data: bytes | bytearray, checksum: int | None = None) -> IndexRow:
         checksum: of ``data``, where it is known; None: it is computed, which takes most of the time.
 
     Raises:
-        ValueError: the bytes are not one whole sample; the message says what is wrong.
+        NO_SAMPLE: the bytes are not one whole sample; the message says what is wrong.
         ShardError: its JSON is of no version, or of a newer one.
     """
     parts = list(_parts(data))
@@ -70,6 +75,8 @@ def describe(data: bytes | bytearray, checksum: int | None = None) -> IndexRow:
     expected = {*values["rates"], *(["text"] if len(values["caption_words"]) > 1 else [])}
     if expected - set(members):
         raise ValueError(f"{values['video_id']} lacks its {', '.join(sorted(expected - set(members)))}")
+    if not math.isfinite(values["duration"]) or not isinstance(values["split"], str):
+        raise ValueError(f"{values['video_id']}: its duration is not a finite number, or its split no text")
     return IndexRow(
         video_id=values["video_id"],
         offset=0,
@@ -98,18 +105,20 @@ def scan(path: Path) -> Iterator[IndexRow | str]:
         while True:
             try:
                 end = _sample_end(file.fileno(), start)
+                if end == start:
+                    if _is_empty(file.fileno(), start):
+                        return
+                    raise tarfile.HeaderError("an empty block")
             except _NO_MEMBER as error:
                 end = _next_json(file.fileno(), start + _BLOCK)
                 yield f"cannot be read from byte {start} to {end} ({error})"
                 start = end
                 continue
-            if end == start:
-                return
             try:
                 yield describe(os.pread(file.fileno(), end - start, start)).moved(start)
             except NewerFormatError:
                 raise
-            except (ValueError, KeyError, TypeError, OSError, ShardError) as error:
+            except (*NO_SAMPLE, OSError, ShardError) as error:
                 yield f"has no sample at byte {start} ({error})"
             start = end
 
@@ -165,6 +174,15 @@ def _sample_end(descriptor: int, start: int) -> int:
     return offset
 
 
+def _is_empty(descriptor: int, offset: int) -> bool:
+    """Whether nothing but zeros follows: the end of a tar, not a block that was lost between samples."""
+    while data := os.pread(descriptor, len(_ZEROS), offset):
+        if data != _ZEROS[: len(data)]:
+            return False
+        offset += len(data)
+    return True
+
+
 def _next_json(descriptor: int, offset: int) -> int:
     """The first member from ``offset`` on that begins a sample; else the end of the file."""
     size = os.fstat(descriptor).st_size
@@ -179,14 +197,23 @@ def _next_json(descriptor: int, offset: int) -> int:
 
 def _member(data: bytes | bytearray, part: _Part, rate: float) -> Member:
     npy = io.BytesIO(data[part.offset : part.offset + min(part.size, 256)])
-    version = np.lib.format.read_magic(npy)
-    if version != (1, 0):
-        raise ValueError(f"{part.suffix} is an npy file of version {version}")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(npy)
-    offset = part.offset + npy.tell()
-    if fortran or len(shape) not in (1, 2) or npy.tell() + int(np.prod(shape)) * dtype.itemsize != part.size:
+    shape, fortran, dtype = _npy_header(npy, part)
+    size = npy.tell() + math.prod(shape) * dtype.itemsize
+    if fortran or len(shape) not in (1, 2) or min(shape) < 0 or size != part.size or dtype.kind not in NUMBERS:
         raise ValueError(f"{part.suffix} does not hold an array of shape {list(shape)}")
-    return Member(offset, shape[0], shape[1] if len(shape) == 2 else 0, dtype.name, rate)
+    if not 0 <= rate < math.inf:
+        raise ValueError(f"{part.suffix} has {rate} steps per second")
+    return Member(part.offset + npy.tell(), shape[0], shape[1] if len(shape) == 2 else 0, dtype.name, rate)
+
+
+def _npy_header(npy: io.BytesIO, part: _Part) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    try:
+        version = np.lib.format.read_magic(npy)
+        if version == (1, 0):
+            return np.lib.format.read_array_header_1_0(npy)
+    except Exception as error:  # the header is Python's text, and each way of being none has an error of its own
+        raise ValueError(f"the npy header of {part.suffix} cannot be read ({one_line(error)})") from None
+    raise ValueError(f"{part.suffix} is an npy file of version {version}")
 
 
 def _times_offset(data: bytes | bytearray, part: _Part, sample: Sample) -> int:

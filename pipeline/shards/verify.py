@@ -13,7 +13,7 @@ from pipeline.shards.files import ShardError, Stem, stems
 from pipeline.shards.index import IndexRow, read_index, rows_of
 from pipeline.shards.recovery import END_OF_TAR
 from pipeline.shards.remote import remote_url
-from pipeline.shards.scan import describe, difference
+from pipeline.shards.scan import NO_SAMPLE, describe, difference
 from pipeline.shards.tars import Tars
 
 
@@ -115,7 +115,7 @@ def check_shard(stem: Stem) -> ShardReport:
     if not elsewhere and not stem.tar.exists():
         report.add("is gone, its index is there", report.ids)
         return report
-    for what, redo in _check_tar(stem, rows, int(table.schema.metadata.get(b"tar_size", b"-1"))):
+    for what, redo in _check_tar(stem, rows, int(table.schema.metadata[b"tar_size"])):
         report.add(what, redo)
     return report
 
@@ -147,7 +147,7 @@ def _check_sample(tar: Tars, row: IndexRow) -> str | None:
         if zlib.crc32(data) != row.checksum:
             return "its checksum is wrong"
         return difference(row, describe(data, row.checksum))
-    except (ShardError, ValueError, KeyError, TypeError) as error:
+    except (ShardError, *NO_SAMPLE) as error:
         return str(error)
 
 
