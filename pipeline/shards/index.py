@@ -219,14 +219,14 @@ def journal_line(row: IndexRow | None) -> bytes:
     return b"%08x %s\n" % (zlib.crc32(body), body)
 
 
-def read_journal(path: Path) -> tuple[list[IndexRow], int]:
-    """The rows of a journal up to the first line that is not whole, and the bytes that they and the head fill.
+def read_journal(path: Path) -> tuple[list[IndexRow], list[int]]:
+    """The rows of a journal up to the first line that is not whole, and where the head and each row end in it.
 
     Raises:
         ShardError: a newer version wrote it.
     """
     rows: list[IndexRow] = []
-    size = 0
+    ends: list[int] = []
     for number, line in enumerate(_whole_lines(path.read_bytes())):
         values = json.loads(line[9:])
         if number == 0:
@@ -236,8 +236,8 @@ def read_journal(path: Path) -> tuple[list[IndexRow], int]:
             if row.offset != (rows[-1].end if rows else 0):
                 break
             rows.append(row)
-        size += len(line)
-    return rows, size
+        ends.append((ends[-1] if ends else 0) + len(line))
+    return rows, ends
 
 
 def _whole_lines(data: bytes) -> Iterable[bytes]:

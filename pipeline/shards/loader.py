@@ -212,6 +212,8 @@ def _usable(shards: ShardSet, clips: ClipSettings, split: str | None) -> NDArray
     if needs_captions:
         usable &= table["captions"].to_numpy() > 0
     if not usable.any():
+        if not len(table):
+            raise InputError(f"{shards.folder}: its shards hold no videos")
         found = ", ".join(sorted(pc.unique(table["split"]).to_pylist()))
         with_captions = " with captions" if needs_captions else ""
         raise InputError(f"{shards.folder}: no video of split {split}{with_captions}; it has the splits {found}")

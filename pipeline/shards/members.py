@@ -62,7 +62,7 @@ class MemberColumns:
             column(table, f"{modality}_offset", -1),
             column(table, f"{modality}_length", 0).astype(np.int64),
             column(table, f"{modality}_rate", 0.0),
-            np.asarray(pc.index_in(names, pa.array(dtypes)).to_numpy(), np.uint8),
+            np.asarray(pc.index_in(names, pa.array(dtypes, pa.string())).to_numpy(), np.uint8),
             dtypes,
         )
         widths = pc.unique(table[f"{modality}_width"]).drop_null().to_pylist()

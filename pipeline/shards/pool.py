@@ -22,7 +22,6 @@ import numpy as np
 import torch
 
 from pipeline.errors import InputError
-from pipeline.shards.files import ShardError
 from pipeline.shards.layout import Batch
 
 _AHEAD = 2
@@ -128,7 +127,7 @@ class WorkerPool:
 
         Raises:
             ShardError: a shard is damaged.
-            InputError: a process died.
+            InputError: a clip is not what the batch can hold, or a process died.
         """
         worker, slot, request = self._running.popleft()
         process, connection = self._workers[worker]
@@ -181,7 +180,7 @@ def _serve(work: Work, slots: Slots, connection: Connection, parent: int) -> Non
         batch = work.view(slots.memory(slot), work.clips(request))
         try:
             connection.send(work.fill(batch, request))
-        except ShardError as error:
+        except InputError as error:
             connection.send(error)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.shards.files import ShardError, Stem, WriterLock, stems, sync_folder
-from pipeline.shards.index import IndexRow, journal_line, read_index, read_journal, write_index
+from pipeline.shards.index import IndexRow, read_index, read_journal, write_index
 from pipeline.shards.remote import remote_url
 
 END_OF_TAR = bytes(1024)
@@ -24,12 +24,13 @@ def counted_rows(stem: Stem) -> tuple[list[IndexRow], int]:
     line is written, so only a disk that lost what it had promised has a line without its bytes; the last samples are
     therefore compared with their checksums, from the last one back to the first that is whole.
     """
-    rows, size = read_journal(stem.journal)
+    rows, ends = read_journal(stem.journal)
     with _open_bytes(stem) as data:
         data_size = os.fstat(data.fileno()).st_size
         while rows and (rows[-1].end > data_size or not _whole(data.fileno(), rows[-1])):
-            size -= len(journal_line(rows.pop()))
-    return rows, size
+            rows.pop()
+            ends.pop()
+    return rows, ends[-1] if ends else 0
 
 
 def _open_bytes(stem: Stem) -> BinaryIO:
@@ -47,20 +48,26 @@ def _whole(descriptor: int, row: IndexRow) -> bool:
 def finish_sealing(stem: Stem) -> None:
     """Writes the index of a shard that has its final name, then removes its journal: the last steps of sealing.
 
-    Raises:
-        ShardError: the tar has not the size that the journal says.
+    Where the disk has lost some of the tar since it got that name, the shard is one in the making again.
     """
     if not stem.index.exists():
         rows, _ = counted_rows(stem)
-        size = stem.tar.stat().st_size
-        if not rows or size != rows[-1].end + len(END_OF_TAR):
-            raise ShardError(
-                f"{stem.tar}: has {size} bytes, not what its journal says; repair it: python -m pipeline.shards repair "
-                f"{stem.folder}"
-            )
+        if not _is_of(stem, rows):
+            stem.tar.replace(stem.part)
+            sync_folder(stem.folder)
+            return
         write_index(stem, rows)
     stem.journal.unlink()
     sync_folder(stem.folder)
+
+
+def can_be_sealed(stem: Stem) -> bool:
+    """Whether a shard that has its final name and its journal, but no index, is what the journal says."""
+    return _is_of(stem, counted_rows(stem)[0])
+
+
+def _is_of(stem: Stem, rows: list[IndexRow]) -> bool:
+    return bool(rows) and stem.tar.stat().st_size == rows[-1].end + len(END_OF_TAR)
 
 
 def completed_ids(folder: Path, writer: str | None = None) -> set[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Collection
+from filecmp import cmp
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,20 +77,37 @@ def mount(url: str, folder: Path) -> int:
         how many shards.
 
     Raises:
-        InputError: the store does not answer, or has no shards there.
+        InputError: the store does not answer, or has no shards there, or others than the folder, which stays as it is.
     """
     store, root = filesystem(url)
     names = [name for name in _names(store, url, root) if name in _BESIDE or name.endswith(".parquet")]
     if not any(Stem.parse(folder / name) for name in names):
         raise InputError(f"{url}: holds no shards; put them there with python -m pipeline.shards upload")
+    _check_note(folder, url)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        beside = folder / f"{name}.new"
-        _asking(url, store.get_file, f"{root}/{name}", str(beside))
-        sync_file(beside)
-        beside.replace(folder / name)
+    fetched = {folder / name: folder / f"{name}.new" for name in names}
+    try:
+        for path, beside in fetched.items():
+            _asking(url, store.get_file, f"{root}/{path.name}", str(beside))
+            sync_file(beside)
+            _refuse_to_replace(path, beside, url)
+        for path, beside in fetched.items():
+            beside.replace(path)
+    finally:
+        for beside in fetched.values():
+            beside.unlink(missing_ok=True)
     _note(folder, url)
     return len(stems(folder, ".parquet"))
+
+
+def _refuse_to_replace(path: Path, fetched: Path, url: str) -> None:
+    """Indexes and word vectors that belong to tars which are here are not replaced by others."""
+    stem = Stem.parse(path)
+    needed = (
+        stem.tar.exists() if stem is not None else path.name == "words.parquet" and bool(stems(path.parent, ".tar"))
+    )
+    if needed and path.is_file() and not cmp(path, fetched, shallow=False):
+        raise InputError(f"{path}: shards that are here need it, and {url} has another; give another folder")
 
 
 def upload(
@@ -130,6 +148,11 @@ def upload(
             continue  # with a journal it is not sealed to the end, for which its tar is needed
         size = stem.tar.stat().st_size if stem.tar.exists() else 0
         if stem.index.name in before:
+            if _asking(url, store.cat_file, f"{root}/{stem.index.name}") != stem.index.read_bytes():
+                raise InputError(
+                    f"{url}/{stem.index.name}: is of another shard than the one here; give another place, or remove "
+                    "it there"
+                )
             there += 1
         elif size:
             _asking(url, store.put_file, str(stem.tar), f"{root}/{stem.tar.name}")
@@ -192,12 +215,16 @@ def _compare(store: Any, url: str, root: str, stem: Stem) -> None:
         raise InputError(f"{url}/{stem.tar.name}: is not what was put there; remove it and run the same command again")
 
 
-def _note(folder: Path, url: str) -> None:
+def _check_note(folder: Path, url: str) -> None:
     noted = remote_url(folder)
-    if noted == url:
-        return
-    if noted is not None:
+    if noted not in (None, url):
         raise InputError(f"{folder}: tars that were removed here are at {noted}; upload to the same place")
+
+
+def _note(folder: Path, url: str) -> None:
+    _check_note(folder, url)
+    if remote_url(folder) == url:
+        return
     beside = folder / f"{_NAME}.new"
     beside.write_text(json.dumps({"format": FORMAT_VERSION, "url": url}) + "\n")
     sync_file(beside)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from filecmp import cmp
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from pipeline.errors import InputError
+from pipeline.shards.files import stems
 from pipeline.shards.reader import ShardSet
 from pipeline.shards.sample import Sample, to_8bit, to_decibels
 from pipeline.shards.writer import ShardWriter
@@ -52,7 +54,8 @@ def repack(source: ShardSet, folder: Path, changes: Repacking, progress: Callabl
     Each sample is compared with its checksum when it is read. ``words.parquet`` and ``extract.yaml`` are copied.
 
     Raises:
-        InputError: a wanted video is not there, none is of the wanted split, or the target is the source.
+        InputError: a wanted video is not there, none is of the wanted split, the target is the source, or it holds
+            shards of other words or settings.
         ShardError: a sample is damaged.
     """
     if folder.resolve() == source.folder.resolve():
@@ -63,9 +66,7 @@ def repack(source: ShardSet, folder: Path, changes: Repacking, progress: Callabl
     wanted = _wanted(source, changes)
     result = Repacked()
     with ShardWriter(folder, folder.name, "repack", changes.shard_bytes) as writer:
-        for name in _BESIDE:
-            if (source.folder / name).is_file():
-                shutil.copyfile(source.folder / name, folder / name)
+        _copy_beside(source.folder, folder)
         done = writer.completed
         for video_id in wanted:
             if video_id in done:
@@ -77,11 +78,24 @@ def repack(source: ShardSet, folder: Path, changes: Repacking, progress: Callabl
     return result
 
 
+def _copy_beside(source: Path, folder: Path) -> None:
+    """Copies what is of all samples. Samples that are there already need theirs: word ids are places in a list."""
+    there = [name for name in _BESIDE if (source / name).is_file()]
+    for name in there:
+        if stems(folder, "") and (folder / name).is_file() and not cmp(source / name, folder / name, shallow=False):
+            raise InputError(
+                f"{folder / name}: is not the one of {source}, and shards that are there need it; give another folder"
+            )
+    for name in there:
+        shutil.copyfile(source / name, folder / name)
+
+
 def _wanted(source: ShardSet, changes: Repacking) -> list[str]:
     unknown = [video_id for video_id in changes.videos or () if video_id not in source]
     if unknown:
         raise InputError(f"{source.folder}: has no video {unknown[0]}" + _and_more(len(unknown) - 1))
-    videos = source.ids if changes.videos is None else [id for id in source.ids if id in set(changes.videos)]
+    chosen = None if changes.videos is None else set(changes.videos)
+    videos = source.ids if chosen is None else [video_id for video_id in source.ids if video_id in chosen]
     if changes.split is not None:
         split = dict(zip(source.ids, source.table["split"].to_pylist(), strict=True))
         videos = [video_id for video_id in videos if split[video_id] == changes.split]

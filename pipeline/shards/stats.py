@@ -14,6 +14,9 @@ from pipeline.shards.reader import ShardSet
 def describe_shards(shards: ShardSet) -> Iterator[str]:
     """Sizes, hours, captions, and how many videos have each modality."""
     table = shards.table
+    if not len(table):
+        yield f"{shards.folder}: {len(shards.stems):,} shards without videos"
+        return
     hours = pc.sum(table["duration"]).as_py() / 3600
     size = pc.sum(table["size"]).as_py()
     yield f"{shards.folder}: {len(shards.stems):,} shards, {len(shards):,} videos, {hours:,.2f} hours, {_bytes(size)}"

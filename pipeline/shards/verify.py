@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.shards.files import ShardError, Stem, stems
 from pipeline.shards.index import IndexRow, read_index, rows_of
-from pipeline.shards.recovery import END_OF_TAR
+from pipeline.shards.recovery import END_OF_TAR, can_be_sealed
 from pipeline.shards.remote import remote_url
 from pipeline.shards.scan import NO_SAMPLE, describe, difference
 from pipeline.shards.tars import Tars
@@ -103,6 +103,8 @@ def check_shard(stem: Stem) -> ShardReport:
     if not stem.index.exists():
         if not stem.journal.exists():
             report.add("has no index")
+        elif not can_be_sealed(stem):
+            report.add("has lost some of what its journal lists, and no index yet; repair gives it the rest back")
         return report
     try:
         table = read_index(stem)

@@ -6,7 +6,6 @@ cut off by the next writer of the same name, which goes on from there.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -135,6 +134,11 @@ class ShardWriter:
     def _mine(self, suffix: str) -> list[Stem]:
         return [stem for stem in stems(self.folder, suffix) if (stem.name, stem.writer) == (self.name, self.writer)]
 
+    def _next_stem(self) -> Stem:
+        """The shard after all that are there, whatever their state and in whatever order they came."""
+        taken = [stem.number for suffix in (".tar", ".tar.part", ".journal", ".parquet") for stem in self._mine(suffix)]
+        return Stem(self.folder, self.name, self.writer, max(taken, default=-1) + 1)
+
     def _recover(self) -> None:
         """Finishes what a crash left half sealed, and opens the shard in the making if there is one."""
         for stem in self._mine(".journal"):
@@ -153,8 +157,7 @@ class ShardWriter:
             self._stem = stem
             self._open()
         if self._part < 0:
-            taken = [stem.number for stem in sealed + self._mine(".tar")]
-            self._stem = Stem(self.folder, self.name, self.writer, max(taken, default=-1) + 1)
+            self._stem = self._next_stem()
         self._recovered = True
 
     def _make_ready(self) -> None:
@@ -197,7 +200,7 @@ class ShardWriter:
             finish_sealing(self._stem)
             self._sealed |= {row.video_id for row in self._rows}
             self._rows = []
-            self._stem = dataclasses.replace(self._stem, number=self._stem.number + 1)
+            self._stem = self._next_stem()
             self._on_seal()
         else:
             self._close_files()

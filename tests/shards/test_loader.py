@@ -13,12 +13,14 @@ from pipeline.errors import InputError
 from pipeline.shards.batches import ClipReader
 from pipeline.shards.clips import feature_window, grown_clips, time_to_frame, windows
 from pipeline.shards.decoding import decode_batch
-from pipeline.shards.files import ShardError
+from pipeline.shards.files import ShardError, Stem
+from pipeline.shards.index import write_index
 from pipeline.shards.layout import arrays_of
 from pipeline.shards.loader import TrainingLoader
 from pipeline.shards.narrations import no_narrations
 from pipeline.shards.reader import ShardSet
 from pipeline.shards.sample import to_8bit
+from pipeline.shards.stats import describe_shards
 from pipeline.shards.tars import Tars
 from pipeline.shards.verify import verify
 from pipeline.text.words import WordVectors
@@ -347,6 +349,18 @@ def test_too_few_videos_and_an_unknown_split_say_so(shards):
         TrainingLoader(shards, ClipSettings(shuffle_shards=0), batch_videos=2, seed=1)
     with pytest.raises(InputError, match="no video of split dev; it has the splits test, train"):
         TrainingLoader(shards, SETTINGS, batch_videos=2, seed=1, split="dev")
+
+
+def test_shards_without_videos_are_none(tmp_path, shards):
+    stem = Stem(tmp_path, "set", "w9", 0)
+    stem.tar.write_bytes(bytes(1024))
+    write_index(stem, [])
+    empty = ShardSet(tmp_path)
+    assert list(describe_shards(empty)) == [f"{tmp_path}: 1 shards without videos"]
+    with pytest.raises(InputError, match="its shards hold no videos"):
+        TrainingLoader(empty, SETTINGS, batch_videos=1, seed=0)
+    write_shards(tmp_path, [make_sample(f"video{number}") for number in range(2)])
+    assert len(list(TrainingLoader(ShardSet(tmp_path), SETTINGS, batch_videos=1, seed=0))) == 2
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -135,3 +135,13 @@ def _runs(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_what_a_process_refuses_is_said_as_it_is():
+    def refuse(batch, request):
+        raise InputError("this clip has no such array")
+
+    refusing = pool.WorkerPool(pool.Work(lambda memory, clips: {}, refuse, lambda request: 1, 4096), iter(range(9)), 1)
+    with pytest.raises(InputError, match=r"^this clip has no such array$"):
+        next(refusing)
+    refusing.close()

@@ -1,7 +1,9 @@
 import contextlib
+import json
 import os
 import threading
 import time
+import zlib
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,6 +13,8 @@ from pipeline.errors import InputError
 from pipeline.shards.files import ShardError
 from pipeline.shards.reader import ShardSet
 from pipeline.shards.recovery import completed_ids, seal_leftovers, wait_for_writers
+from pipeline.shards.repair import repair
+from pipeline.shards.verify import verify
 from pipeline.shards.writer import ShardWriter
 from tests.shards.samples import assert_same, small_sample, write_shards
 
@@ -195,3 +199,53 @@ def test_what_a_last_worker_of_a_killed_run_still_adds_is_waited_for(tmp_path):
     assert completed_ids(tmp_path) == {"late"}
     worker.join()
     wait_for_writers(tmp_path, 0.0)
+
+
+def half_sealed(folder):
+    """A shard whose tar has its final name, and whose last sample the disk has lost; its index is not written."""
+    with contextlib.suppress(Crash), ShardWriter(folder, "set", "w0") as writer:
+        for video_id in IDS[:2]:
+            writer.add(small_sample(video_id))
+        raise Crash
+    part, tar = folder / "set-w0-000000.tar.part", folder / "set-w0-000000.tar"
+    with part.open("ab") as file:
+        file.write(bytes(1024))
+    part.rename(tar)
+    data = bytearray(tar.read_bytes())
+    data[-3000] ^= 1
+    tar.write_bytes(data)
+    return tar
+
+
+def test_what_a_disk_lost_of_a_half_sealed_shard_is_cut_off(tmp_path):
+    tar = half_sealed(tmp_path)
+    assert [str(problem.path) for problem in verify(tmp_path).problems] == [str(tar)]
+    with ShardWriter(tmp_path, "set", "w0", SHARD_BYTES) as writer:
+        assert writer.completed == {IDS[0]}
+        writer.add(small_sample(IDS[1]))
+    assert completed_ids(tmp_path) == set(IDS[:2])
+    assert verify(tmp_path).problems == []
+
+
+def test_repair_mends_a_half_sealed_shard(tmp_path):
+    half_sealed(tmp_path)
+    repair(tmp_path)
+    assert completed_ids(tmp_path) == {IDS[0]}
+    assert verify(tmp_path).problems == []
+
+
+def test_a_line_of_a_later_program_is_taken_back_whole(tmp_path):
+    with contextlib.suppress(Crash), ShardWriter(tmp_path, "set", "w0") as writer:
+        writer.add(small_sample(IDS[0]))
+        writer.add(small_sample(IDS[1]))
+        raise Crash
+    journal, part = tmp_path / "set-w0-000000.journal", tmp_path / "set-w0-000000.tar.part"
+    head, first, second = journal.read_bytes().splitlines(keepends=True)
+    body = json.dumps(json.loads(second[9:]) | {"of_a_later_program": 1}).encode()
+    journal.write_bytes(head + first + b"%08x %s\n" % (zlib.crc32(body), body))
+    os.truncate(part, part.stat().st_size - 512)
+    with ShardWriter(tmp_path, "set", "w0") as writer:
+        assert writer.completed == {IDS[0]}
+        assert journal.read_bytes() == head + first
+        writer.add(small_sample(IDS[1]))
+    assert completed_ids(tmp_path) == set(IDS[:2])

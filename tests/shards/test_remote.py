@@ -173,3 +173,34 @@ def test_a_store_that_does_not_answer_is_one_line(folder, tmp_path, monkeypatch)
             call()
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "m").exists()
+
+
+def test_a_refused_mount_changes_nothing(store, folder, tmp_path):
+    upload(folder, f"{store}/one")
+    other = write_shards(tmp_path / "other" / "set", [make_sample("other")])
+    (other / "words.parquet").write_bytes(b"other words")
+    upload(other, f"{store}/other")
+    mounted = tmp_path / "mounted"
+    mount(f"{store}/one", mounted)
+    for url, into in [(f"{store}/other", mounted), (f"{store}/other", folder)]:
+        before = {path.name: path.read_bytes() for path in into.iterdir()}
+        with pytest.raises(InputError):
+            mount(url, into)
+        assert {path.name: path.read_bytes() for path in into.iterdir()} == before
+
+
+def test_another_shard_of_the_same_name_is_not_taken_for_this_one(store, folder, tmp_path):
+    other = write_shards(tmp_path / "other" / "set", [make_sample("other")])
+    upload(other, f"{store}/taken")
+    (folder / "words.parquet").unlink()
+    with pytest.raises(InputError, match=r"set-w0-000000\.parquet: is of another shard"):
+        upload(folder, f"{store}/taken", remove=True)
+    assert len(list(folder.glob("*.tar"))) == 3
+
+
+def test_nothing_is_asked_of_the_store_for_an_empty_array(store, tmp_path):
+    folder = write_shards(tmp_path / "set", [make_sample("quiet")])
+    upload(folder, f"{store}/empty")
+    mount(f"{store}/empty", tmp_path / "mounted")
+    shards = ShardSet(tmp_path / "mounted")
+    assert bytes(shards.tars.read(0, 512, 0)) == b""

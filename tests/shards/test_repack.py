@@ -116,3 +116,13 @@ def test_a_damaged_sample_is_not_copied(source, tmp_path):
 def test_the_source_is_not_the_target(source):
     with pytest.raises(InputError, match="another folder"):
         repack(source, source.folder, Repacking())
+
+
+def test_shards_of_other_words_are_not_mixed(source, tmp_path):
+    (source.folder / "words.parquet").write_bytes(b"words")
+    repack(source, tmp_path / "new", Repacking(videos=IDS[:1]))
+    (source.folder / "words.parquet").write_bytes(b"other words")
+    with pytest.raises(InputError, match=r"words\.parquet: is not the one of .*; give another folder"):
+        repack(source, tmp_path / "new", Repacking())
+    assert (tmp_path / "new" / "words.parquet").read_bytes() == b"words"
+    assert ShardSet(tmp_path / "new").ids == IDS[:1]

@@ -12,6 +12,7 @@ import webdataset
 from pipeline.errors import InputError
 from pipeline.shards.reader import ShardSet
 from pipeline.shards.recovery import completed_ids, seal_leftovers
+from pipeline.shards.verify import verify
 from pipeline.shards.writer import ShardWriter
 from tests.shards.samples import assert_same, make_sample, small_sample, write_shards
 
@@ -184,3 +185,19 @@ def test_a_full_disk_raises_and_loses_nothing(tmp_path, monkeypatch, full_at):
             if video_id not in kept:
                 writer.add(small_sample(video_id))
     assert ShardSet(tmp_path).ids == ids
+
+
+def test_a_sealed_shard_whose_number_comes_next_is_not_written_over(tmp_path):
+    writer = ShardWriter(tmp_path, "set", "w0", shard_bytes=1)
+    writer.add(small_sample("second"))
+    writer.close()
+    (tmp_path / "set-w0-000000.tar").rename(tmp_path / "set-w0-000001.tar")
+    (tmp_path / "set-w0-000000.parquet").rename(tmp_path / "set-w0-000001.parquet")
+    (tmp_path / "set-w0-000000.tar.part").touch()
+    (tmp_path / "set-w0-000000.journal").touch()
+    with ShardWriter(tmp_path, "set", "w0", shard_bytes=1) as writer:
+        writer.add(small_sample("first"))
+        writer.add(small_sample("third"))
+    assert completed_ids(tmp_path) == {"first", "second", "third"}
+    assert sorted(path.name for path in tmp_path.glob("*.tar")) == [f"set-w0-00000{number}.tar" for number in range(3)]
+    assert verify(tmp_path).problems == []
