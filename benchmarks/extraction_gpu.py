@@ -157,7 +157,7 @@ def ways_to_decode(name: str, device: torch.device) -> dict[str, Callable[[Path]
     """What each does with one file; those on a GPU only where there is one."""
     width, height = (int(side) for side in SIZES[name].split(":"))
     square = ":".join(middle(width, height, FORMATS["3d"].size))
-    small, large = (f"{width * size // height // 2 * 2}:{size}" for size in (112, 224))
+    small, large = (f"w={width * size // height // 2 * 2}:h={size}" for size in (112, 224))
     planes = f"[0:v]split=2[a][b];[a]fps=1[x];[b]fps=24,crop={square}[y]".replace("min(iw,", r"min(iw\,")
     back = "format=yuv420p,hwdownload,format=yuv420p"
     scaled = f"[0:v]split=2[a][b];[a]fps=1,scale_cuda={large}:{back}[x];[b]fps=24,scale_cuda={small}:{back}[y]"
