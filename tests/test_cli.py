@@ -63,10 +63,10 @@ def test_a_value_of_a_setting_is_not_taken_for_an_argument_of_the_verb() -> None
     parser = verb_parser("a verb", recipe="mft")
     parser.add_argument("manifest")
     arguments, recipe = parse_with_recipe(
-        parser, ["--train.seed", "-3", "--extract.video_2d", "seeded_2d", "list.parquet", "--train.steps=7"]
+        parser, ["--loss.margin", "-0.5", "--extract.video_2d", "seeded_2d", "list.parquet", "--train.steps=7"]
     )
     assert arguments.manifest == "list.parquet"
-    assert (recipe.extract.video_2d, recipe.train.steps, recipe.train.seed) == ("seeded_2d", 7, -3)
+    assert (recipe.extract.video_2d, recipe.train.steps, recipe.loss.margin) == ("seeded_2d", 7, -0.5)
 
 
 def test_a_setting_without_its_value_is_named() -> None:

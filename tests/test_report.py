@@ -43,7 +43,7 @@ def project(tmp_path: Path) -> Path:
             Sample(
                 names[0], 20.0, [Caption(1.0, 4.0, "cut the <b>bread</b>"), Caption(3.0, 9.0, "toast it")],
                 {"2d": noise.standard_normal((20, 4)), "audio": noise.uniform(-80, 0, (2000, 40))},
-                {"2d": 1.0, "audio": 100.0}, [0] * 3, backbones={"2d": "seeded"}, category_1="Food",
+                {"2d": 1.0, "audio": 100.0}, backbones={"2d": "seeded"}, category_1="Food",
             )
         )  # fmt: skip
     run = tmp_path / "run"
