@@ -124,6 +124,7 @@ def join_ranks() -> Iterator[Ranks]:
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
+        torch.backends.cudnn.allow_tf32 = False  # what train.precision calls float32 is; halves are asked for by name
     if world_size == 1:
         yield Ranks(device=device)
         return

@@ -22,7 +22,7 @@ from pipeline.training.schedule import learning_rate, total_steps
 from pipeline.training.state import Position, Stateful, capture, restore
 from pipeline.training.step import loss_and_gradients
 from pipeline.training.stopping import StopRequest
-from pipeline.training.watch import LossWatch
+from pipeline.training.watch import LossWatch, check_scale
 
 
 class Loader(Protocol):
@@ -138,6 +138,7 @@ def train(
             if logging or saving:
                 epoch = (position.step - 1) // steps_per_epoch
                 row = {"step": position.step, "epoch": epoch, **losses.look(), "learning_rate": rate}
+                check_scale(scaler, position.step)
                 spent = clustering_time.take() if clustering_time is not None and "loss/cluster" in row else None
                 row |= {"clusters_used": clusters_used()} if spent is not None and clusters_used is not None else {}
                 row |= {**stopwatch.lap(clips, spent), "memory_bytes": peak_memory(ranks.device)}

@@ -78,6 +78,7 @@ def load_trained(settings: ModelSettings, checkpoint: Path, shards: Path, words:
             for it.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cudnn.allow_tf32 = False  # what is trained in float32 is looked at in float32
     words = words if words is not None else load_vocabulary(shards / "words.parquet")
     check_words(checkpoint, words, shards)
     prepare = preparation(shards, words, settings, device)

@@ -51,3 +51,18 @@ class LossWatch:
             f"{name} is {value} at step {step}, in the batch of videos {named}: look at their "
             "features, or lower train.learning_rate, or set train.clip_gradient; the last checkpoint is from before"
         )
+
+
+def check_scale(scaler: torch.amp.GradScaler, step: int) -> None:
+    """Notices that float16 training stands still: the scaler skips each step whose gradients are not finite.
+
+    It halves its scale then, and where that does not help, every time, no step is ever taken.
+
+    Raises:
+        InputError: the scale is below 1, where gradients that overflowed because of it would have long fitted.
+    """
+    if scaler.is_enabled() and scaler.get_scale() < 1:
+        raise InputError(
+            f"gradients are NaN or infinite in float16, whatever they are scaled by, up to step {step}: set "
+            "train.precision bfloat16 or float32, or lower train.learning_rate; the last checkpoint is from before"
+        )

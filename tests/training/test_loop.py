@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pipeline.errors import InputError
+from pipeline.objectives.contrastive import ALL
 from pipeline.training.checkpoint import Checkpoints, State
 from pipeline.training.logging import read_rows
 from pipeline.training.loop import train
@@ -142,3 +143,20 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     del state["model"]["first.weight"]
     with pytest.raises(InputError, match="does not fit this run's model"):
         run_training(tmp_path, state, steps=2)
+
+
+class BottomlessLoss(FakeLoss):
+    """A finite loss whose gradient never is."""
+
+    def share(self, outputs, own=ALL):
+        total, terms = super().share(outputs, own)
+        return total + (outputs["video_embed"] * 0).sqrt().sum(), terms
+
+
+def test_float16_training_that_can_take_no_step_ends(tmp_path: Path) -> None:
+    loop = partial(train, recipe(precision="float16", steps=40), FakeModel(), BottomlessLoss(), FakeLoader(), dict)
+    with pytest.raises(
+        InputError, match=r"gradients are NaN or infinite in float16.* up to step 17: set train\.precision"
+    ):
+        loop(tmp_path, QUIET)
+    assert len(losses(tmp_path)) == 16
