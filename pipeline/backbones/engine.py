@@ -1,15 +1,15 @@
 """Frames and clips of several videos at once through the networks of one device.
 
 Threads that decode submit what they have; one thread of the engine computes, in batches of a fixed size that hold
-what came first, of whichever video, and are filled up with zeros where nothing more comes. A feature therefore depends
-on its own frames only, and not on what was beside it.
+what came first, of whichever video, each at the place that it would have alone too, and zeros where nothing came. A
+feature therefore depends on its own video only, and not on what was beside it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections import deque
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -18,10 +18,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from pipeline.backbones.places import Rows, Waiting
+
 PENDING_BYTES = 64 << 20
 """Frames that may wait to be computed, or two batches if those are more; who submits more waits for room."""
-
-_BLOCK_ROWS = 256
 
 _Bucket = tuple[str, tuple[int, ...]]
 """What can be in one batch: inputs of one network and one shape."""
@@ -31,6 +31,10 @@ _Bucket = tuple[str, tuple[int, ...]]
 class _Item:
     session: Session
     frames: np.ndarray
+    number: int
+    """How many of its session went to the network before it."""
+    place: int
+    """Of a batch, modulo its size: the video's own choice."""
 
 
 @dataclass
@@ -38,35 +42,12 @@ class _Batch:
     """What a device computes, or has computed."""
 
     key: str
-    items: list[_Item]
+    items: dict[int, _Item]
+    """By place."""
     features: torch.Tensor
     """Float16 ``[batch, dim]`` on the CPU; it holds once :attr:`ready` has come."""
     ready: torch.cuda.Event | None
     """None: it is computed."""
-
-
-class _Rows:
-    """Rows of one width, gathered in large blocks: many small arrays between large ones would split up the heap."""
-
-    def __init__(self) -> None:
-        self._blocks: list[np.ndarray] = []
-        self._count = 0
-
-    def append(self, row: np.ndarray) -> None:
-        """Copies a row."""
-        place = self._count % _BLOCK_ROWS
-        if place == 0:
-            self._blocks.append(np.empty((_BLOCK_ROWS, *row.shape), row.dtype))
-        self._blocks[-1][place] = row
-        self._count += 1
-
-    def joined(self) -> np.ndarray:
-        """All rows in one array; each block goes as soon as it is copied, so that memory is not needed twice."""
-        result = np.empty((self._count, *self._blocks[0].shape[1:]), self._blocks[0].dtype)
-        for start in range(0, self._count, _BLOCK_ROWS):
-            block = self._blocks.pop(0)
-            result[start : start + _BLOCK_ROWS] = block[: self._count - start]
-        return result
 
 
 class Session:
@@ -74,8 +55,10 @@ class Session:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.features: dict[str, _Rows] = {}
-        """For each network, what was computed so far, in the order of submission."""
+        self.features: dict[str, Rows] = {}
+        """For each network, what was computed so far, by number of submission."""
+        self._submitted: dict[str, tuple[int, int]] = {}
+        """For each network, the number of inputs so far and the place of the first."""
         self.left = 0
         """Inputs that were submitted and not computed yet."""
         self.failure: Exception | None = None
@@ -87,7 +70,10 @@ class Session:
         All that a session gives to one network has one shape. Waits while too much is pending; raises what the
         computation failed with.
         """
-        self._engine.put(key, _Item(self, frames))
+        # places that the frames themselves choose are the same in each run and differ between videos
+        number, first = self._submitted.get(key) or (0, zlib.crc32(np.ascontiguousarray(frames)))
+        self._submitted[key] = number + 1, first
+        self._engine.put(key, _Item(self, frames, number, first + number))
 
     def finish(self, key: str) -> np.ndarray:
         """Waits for all that was submitted; the features of one network, float16 ``[n, dim]``, given away once."""
@@ -115,7 +101,7 @@ class Engine:
         self._device = device
         self._normalize = normalize
         self._change = threading.Condition()
-        self._buckets: dict[_Bucket, deque[_Item]] = {}
+        self._buckets: dict[_Bucket, Waiting[_Item]] = {}
         self._pending_bytes = 0
         self._sessions = 0
         self._blocked = 0
@@ -148,7 +134,7 @@ class Engine:
         most = max(PENDING_BYTES, 2 * self.batch_size * size)
         self.wait_until(item.session, lambda: self._pending_bytes + size <= most)
         with self._change:
-            self._buckets.setdefault((key, item.frames.shape), deque()).append(item)
+            self._bucket(key, item).add(item)
             self._pending_bytes += size
             item.session.left += 1
             self._change.notify_all()
@@ -162,6 +148,9 @@ class Engine:
             self._blocked -= 1
             if session.failure is not None:
                 raise session.failure
+
+    def _bucket(self, key: str, item: _Item) -> Waiting[_Item]:
+        return self._buckets.setdefault((key, item.frames.shape), Waiting(self.batch_size))
 
     def _run(self) -> None:
         torch.set_num_threads(self._threads_of_torch)  # a new thread would take the process's first setting
@@ -181,26 +170,23 @@ class Engine:
             under_way = started
 
     def _ready(self) -> _Bucket | None:
-        """The fullest bucket, if it fills a batch, or if all sessions wait and nothing more can come."""
-        if not self._buckets:
-            return None
-        fullest = max(self._buckets, key=lambda bucket: len(self._buckets[bucket]))
-        full = len(self._buckets[fullest]) >= self.batch_size
-        return fullest if full or self._blocked >= self._sessions else None
+        """The fullest bucket that fills a batch; the fullest of all, if all sessions wait and nothing more can come."""
+        all_wait = self._blocked >= self._sessions
+        ready = [bucket for bucket, waiting in self._buckets.items() if all_wait or waiting.full()]
+        return max(ready, key=lambda bucket: len(self._buckets[bucket]), default=None)
 
-    def _take(self) -> tuple[str, list[_Item]]:
+    def _take(self) -> tuple[str, dict[int, _Item]]:
         bucket = self._ready()
         if bucket is None:
-            return "", []
-        waiting = self._buckets[bucket]
-        items = [waiting.popleft() for _ in range(min(self.batch_size, len(waiting)))]
-        if not waiting:
+            return "", {}
+        items = self._buckets[bucket].take()
+        if not self._buckets[bucket]:
             del self._buckets[bucket]
-        self._pending_bytes -= sum(item.frames.nbytes for item in items)
+        self._pending_bytes -= sum(item.frames.nbytes for item in items.values())
         self._change.notify_all()
         return bucket[0], items
 
-    def _start(self, key: str, items: list[_Item]) -> _Batch | None:
+    def _start(self, key: str, items: dict[int, _Item]) -> _Batch | None:
         """Starts a batch; None: it failed, or has to be done in halves."""
         try:
             with torch.inference_mode():
@@ -214,14 +200,13 @@ class Engine:
             self._fail(items, error)
         return None
 
-    def _gathered(self, items: list[_Item]) -> torch.Tensor:
+    def _gathered(self, items: dict[int, _Item]) -> torch.Tensor:
         """A whole batch, uint8 ``[batch, ..., height, width, 3]``; page-locked for a GPU, which then fetches it."""
-        shape = (self.batch_size, *items[0].frames.shape)
+        shape = (self.batch_size, *next(iter(items.values())).frames.shape)
         batch = torch.empty(shape, dtype=torch.uint8, pin_memory=self._copying is not None)
         rows = batch.numpy()
-        for place, item in enumerate(items):
-            rows[place] = item.frames
-        rows[len(items) :] = 0
+        for place, row in enumerate(rows):
+            row[...] = items[place].frames if place in items else 0
         return batch
 
     def _compute(self, key: str, batch: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
@@ -255,34 +240,34 @@ class Engine:
             return
         rows = batch.features.numpy()
         with self._change:
-            for place, item in enumerate(batch.items):
+            for place, item in batch.items.items():
                 if not item.session.closed:
-                    item.session.features.setdefault(batch.key, _Rows()).append(rows[place])
+                    item.session.features.setdefault(batch.key, Rows()).put(item.number, rows[place])
                     item.session.left -= 1
             self._change.notify_all()
 
-    def _halve(self, key: str, items: list[_Item]) -> None:
+    def _halve(self, key: str, items: dict[int, _Item]) -> None:
         torch.cuda.empty_cache()
         with self._change:
             self.batch_size //= 2
-            waiting = self._buckets.setdefault((key, items[0].frames.shape), deque())
-            waiting.extendleft(reversed([item for item in items if not item.session.closed]))
-            self._pending_bytes += sum(item.frames.nbytes for item in items if not item.session.closed)
-            if not waiting:
-                del self._buckets[(key, items[0].frames.shape)]
+            before, self._buckets = self._buckets, {}
+            for item in items.values():
+                if not item.session.closed:
+                    self._bucket(key, item).add(item)
+                    self._pending_bytes += item.frames.nbytes
+            for (name, _), waiting in before.items():
+                for item in waiting:
+                    self._bucket(name, item).add(item)
 
-    def _fail(self, items: list[_Item], error: Exception) -> None:
+    def _fail(self, items: dict[int, _Item], error: Exception) -> None:
         with self._change:
-            for item in items:
+            for item in items.values():
                 item.session.failure = error
             self._change.notify_all()
 
     def _drop(self, session: Session) -> None:
-        for bucket in list(self._buckets):
-            kept = deque(item for item in self._buckets[bucket] if item.session is not session)
-            self._pending_bytes -= sum(item.frames.nbytes for item in self._buckets[bucket])
-            self._pending_bytes += sum(item.frames.nbytes for item in kept)
-            if kept:
-                self._buckets[bucket] = kept
-            else:
+        for bucket, waiting in list(self._buckets.items()):
+            self._pending_bytes -= sum(item.frames.nbytes for item in waiting if item.session is session)
+            waiting.drop(lambda item: item.session is session)
+            if not waiting:
                 del self._buckets[bucket]

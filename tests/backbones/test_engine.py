@@ -86,11 +86,34 @@ def test_a_feature_does_not_depend_on_its_neighbours() -> None:
         engine = Engine({"net": Network()}, CPU, batch_size=4)
         neighbours = [random.randint(0, 256, (40, 52, 3), np.uint8) for _ in range(3 * others)]
         seen.add(run_together(engine, [ours, neighbours])[0].tobytes())
-        with engine.session() as session:  # and at another place in the batch
+        with engine.session() as session:  # and at another place in its session
             for item in [*neighbours[:others], *ours]:
                 session.submit("net", item)
             seen.add(session.finish("net")[min(others, len(neighbours)) :].tobytes())
     assert len(seen) == 1
+
+
+def test_an_input_has_the_place_that_it_has_alone() -> None:
+    class Unlike(nn.Module):
+        """No two places give the same, as at the ends of a GPU's batches."""
+
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            return batch.float().flatten(1, -2).mean(dim=1) + torch.arange(len(batch)).unsqueeze(1) / 16
+
+    random = np.random.RandomState(1)
+    videos = [[random.randint(0, 256, (4, 4, 3), np.uint8) for _ in range(length)] for length in (3, 20, 9, 31)]
+    alone = [run_together(Engine({"net": Unlike()}, CPU, batch_size=8), [video])[0] for video in videos]
+    beside = run_together(Engine({"net": Unlike()}, CPU, batch_size=8), videos)
+    assert [array.tobytes() for array in beside] == [array.tobytes() for array in alone]
+
+
+def test_places_of_many_videos_fill_batches() -> None:
+    network = Recorder()
+    engine = Engine({"net": network}, CPU, batch_size=8)
+    random = np.random.RandomState(2)
+    videos = [[random.randint(1, 256, (4, 4, 3), np.uint8) for _ in range(11)] for _ in range(16)]
+    run_together(engine, videos)
+    assert len(network.batches) <= 1.5 * 16 * 11 / 8
 
 
 def test_out_of_memory_halves_the_batch() -> None:
