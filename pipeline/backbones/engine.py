@@ -71,7 +71,7 @@ class Session:
         computation failed with.
         """
         # places that the frames themselves choose are the same in each run and differ between videos
-        number, first = self._submitted.get(key) or (0, zlib.crc32(np.ascontiguousarray(frames)))
+        number, first = self._submitted.get(key) or (0, zlib.crc32(np.ascontiguousarray(frames).data))
         self._submitted[key] = number + 1, first
         self._engine.put(key, _Item(self, frames, number, first + number))
 
