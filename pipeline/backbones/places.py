@@ -25,9 +25,9 @@ _Item = TypeVar("_Item", bound=_Placed)
 class Waiting(Generic[_Item]):
     """Inputs of one network and one shape, each waiting for its own place in a batch.
 
-    Two places of a batch are not the same to a GPU: cuDNN's kernels may split sums differently at its end, and the last
-    bit of a feature would tell what was computed beside it. So a place is a video's own choice, and inputs that chose
-    the same one follow each other.
+    On a GPU two places of a batch need not be the same: kernels may split sums differently there, and the last bit of
+    a feature would tell what was computed beside it. So a place is a video's own choice, and inputs that chose the same
+    one follow each other.
     """
 
     def __init__(self, batch_size: int) -> None:
