@@ -25,11 +25,11 @@ from torch.autograd.function import once_differentiable
 
 from pipeline.models.products import product, products
 
-WRITE = 60.0
+WRITE = 40.0
 """Multiplications that take as long as writing one number, here of a transformed kernel, forward and backward."""
-COPY = 20.0
+COPY = 80.0
 """The same for a number of the blocks that a signal is cut into, and of those that its result is put together from."""
-NARROWEST = 128
+NARROWEST = 64
 """Channels below which the products are too small to run well."""
 FEWEST = 32
 """Signals below which the kernel's transform is not worth its time, nor the last bit that it costs."""

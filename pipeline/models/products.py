@@ -1,12 +1,15 @@
-"""Matrix products in float32 on a CPU, by oneDNN instead of MKL.
+"""Matrix products in float32 on a CPU, by oneDNN instead of MKL where the processor is not Intel's.
 
 torch hands convolutions to oneDNN and matrix products to MKL, whose kernels run at half speed on processors that are
-not Intel's. The operator called here is the one that ``torch.compile`` puts into its CPU programs. Where it does not
-apply (another device, another precision, autocast, a build without oneDNN) torch's own product does the same.
+not Intel's; on Intel's they are the faster ones, small products by far. The operator called here is the one that
+``torch.compile`` puts into its CPU programs. Where it does not apply (another device, another precision, autocast, a
+build without oneDNN) torch's own product does the same.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -78,9 +81,19 @@ class _LinearMap(torch.autograd.Function):
         )
 
 
+@lru_cache(maxsize=1)
+def mkl_is_faster() -> bool:
+    """Whether the processor is Intel's, as far as Linux tells."""
+    try:
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
 def _one_dnn_takes(a: Tensor, b: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()
+        and not mkl_is_faster()
         and a.dtype == b.dtype == torch.float32
         and a.device.type == b.device.type == "cpu"
         and torch.backends.mkldnn.is_available()

@@ -1,10 +1,16 @@
-"""Products by oneDNN are products."""
+"""Products are products, by oneDNN and by MKL."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from pipeline.models import products as products_module
 from pipeline.models.products import Linear, product, products
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["by oneDNN", "by MKL"])
+def _library(request, monkeypatch):
+    monkeypatch.setattr(products_module, "mkl_is_faster", lambda: request.param)
 
 
 def _random(*shape):
