@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.config import LossSettings, ModelSettings
-from pipeline.models import MFT
+from pipeline.models import MFT, davenet
 from pipeline.models.products import Linear, product
 from pipeline.objectives import build_loss
 from pipeline.training.distributed import join_ranks
@@ -241,6 +241,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=5, help="measured steps of each, taken in turns")
     parser.add_argument("--compile", action="store_true", help="also this package under torch.compile")
+    parser.add_argument("--transform", action="store_true", help="convolutions by transform on a GPU as well")
     parser.add_argument(
         "--ranks", type=int, nargs="+", help="instead: the step on so many processes, one after another"
     )
@@ -248,6 +249,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     settings, device = SIZES[arguments.size], arguments.device
+    if arguments.transform:
+        davenet.TRANSFORMS_ON = ("cpu", "cuda")
     if arguments.ranks:
         rows = [time_ranks(settings, arguments.clips, device, count, arguments.repeats) for count in arguments.ranks]
         title = f"{arguments.size}: {arguments.clips} clips in all, {device}"

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.models.fast_convolution import Plan, convolve, plan
+from pipeline.models.fast_convolution import ON_CPU, ON_CPU_IN_HALVES, ON_GPU, Costs, Plan, convolve, plan
 from pipeline.models.products import linear
 
 DavenetSize = Literal["small", "large"]
@@ -28,6 +28,8 @@ MEL_BANDS = 40
 KERNEL = 9
 CHANNELS_LAST_ON = ("cuda",)
 """Kinds of devices whose convolutions want channels last."""
+TRANSFORMS_ON = ("cpu",)
+"""Kinds of devices where a convolution may go through a transform."""
 BLOCKS: dict[DavenetSize, tuple[int, ...]] = {"small": (2, 2, 2, 2), "large": (2, 2, 1, 1, 1, 1)}
 """Residual blocks per stage; each stage halves the rate."""
 
@@ -46,30 +48,32 @@ class TimeConvolution(nn.Module):
         """``[batch, in channels, time]`` → ``[batch, out channels, time / stride]``."""
         out_channels, _, _, width = self.weight.shape
         kernel = self.weight.view(out_channels, -1, width)
+        if width == 1 and _time_first(x):
+            return linear(x.permute(2, 0, 1)[:: self.stride], kernel[:, :, 0]).permute(1, 2, 0)
+        cut = self.plan(x, x.shape[2])
+        if cut is not None:
+            signal = x.permute(2, 0, 1)
+            if torch.is_autocast_enabled(x.device.type):
+                dtype = torch.get_autocast_dtype(x.device.type)
+                signal, kernel = signal.to(dtype), kernel.to(dtype)
+            if self.stride == 2:
+                signal, kernel = _phases(signal, kernel)
+            return convolve(signal.contiguous(), kernel, cut).permute(1, 2, 0)
         if x.device.type in CHANNELS_LAST_ON:
             image = x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
             strides, padding = (1, self.stride), (0, self.padding)
             return F.conv2d(image, kernel.unsqueeze(2), stride=strides, padding=padding).squeeze(2)
-        if width == 1 and _time_first(x):
-            return linear(x.permute(2, 0, 1)[:: self.stride], kernel[:, :, 0]).permute(1, 2, 0)
-        cut = self._plan(x)
-        if cut is None:
-            return F.conv1d(x, kernel, stride=self.stride, padding=self.padding)
-        signal = x.permute(2, 0, 1)
-        if self.stride == 2:
-            signal, kernel = _phases(signal, kernel)
-        return convolve(signal.contiguous(), kernel, cut).permute(1, 2, 0)
+        return F.conv1d(x, kernel, stride=self.stride, padding=self.padding)
 
-    def _plan(self, x: Tensor) -> Plan | None:
-        if torch.compiler.is_compiling() or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
-            return None
+    def plan(self, x: Tensor, time: int) -> Plan | None:
+        """How the transform would take signals like ``x``, so many samples long; None where it does not pay."""
+        costs = _costs(x)
         out_channels, in_channels, _, width = self.weight.shape
-        if width == 1:
+        if costs is None or width == 1:
             return None
-        batch, _, time = x.shape
         if self.stride == 1:
-            return plan(time, batch, in_channels, out_channels, width)
-        return plan(math.ceil(time / 2), batch, 2 * in_channels, out_channels, width // 2 + 1)
+            return plan(time, len(x), in_channels, out_channels, width, costs)
+        return plan(math.ceil(time / 2), len(x), 2 * in_channels, out_channels, width // 2 + 1, costs)
 
 
 class TimeNorm(nn.BatchNorm2d):
@@ -99,6 +103,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[batch, in channels, time]`` → ``[batch, channels, time / stride]``."""
+        if self.conv2.plan(x, math.ceil(x.shape[2] / self.conv1.stride)) is not None:
+            # as its result will lie, so that the shortcut lies like it
+            x = x.permute(2, 0, 1).contiguous().permute(1, 2, 0)
         shortcut = x if self.downsample is None else self.downsample(x)
         x = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(x)) + shortcut)
@@ -151,6 +158,19 @@ class Davenet(nn.Module):
         """Which tokens hold a real frame: bool ``[batch, frames]`` → bool ``[batch, ceil(frames / stride)]``."""
         frames = frame_mask.float().unsqueeze(1)
         return F.max_pool1d(frames, self.frames_per_token(frames.shape[2]), ceil_mode=True).squeeze(1) > 0
+
+
+def _costs(x: Tensor) -> Costs | None:
+    """What the transform costs where ``x`` lies; None where convolutions are to be as defined."""
+    device = x.device.type
+    if device not in TRANSFORMS_ON:
+        return None
+    halves = torch.is_autocast_enabled(device)
+    if halves and torch.get_autocast_dtype(device) != torch.bfloat16:
+        return None  # sums over a signal may leave the range of float16
+    if device == "cpu":
+        return None if torch.compiler.is_compiling() else ON_CPU_IN_HALVES if halves else ON_CPU
+    return ON_GPU if halves else None
 
 
 def _time_first(x: Tensor) -> bool:

@@ -25,16 +25,30 @@ from torch.autograd.function import once_differentiable
 
 from pipeline.models.products import product, products
 
-WRITE = 40.0
-"""Multiplications that take as long as writing one number, here of a transformed kernel, forward and backward."""
-COPY = 80.0
-"""The same for a number of the blocks that a signal is cut into, and of those that its result is put together from."""
-NARROWEST = 64
-"""Channels below which the products are too small to run well."""
-FEWEST = 32
-"""Signals below which the kernel's transform is not worth its time, nor the last bit that it costs."""
-WORTH = 1.2
-"""By how much the count has to be smaller for the transform to be taken."""
+
+class Costs(NamedTuple):
+    """What the transform costs on a device: times as the number of multiplications that take as long."""
+
+    write: float
+    """A number of a transformed kernel, forward and backward."""
+    copy: float
+    """A number of the blocks that a signal is cut into, or of those that its result is put together from."""
+    move: float
+    """A number of a transformed signal or result, written and read."""
+    narrowest: int
+    """Channels below which the products are too small to run well."""
+    fewest: int = 32
+    """Signals below which the kernel's transform is not worth its time, nor the last bit that it costs."""
+    worth: float = 1.2
+    """By how much the count has to be smaller for the transform to be taken."""
+
+
+ON_CPU = Costs(write=40, copy=80, move=0, narrowest=64)
+"""One core, float32."""
+ON_CPU_IN_HALVES = ON_CPU._replace(narrowest=256)
+"""One core that has matrix units, bfloat16."""
+ON_GPU = Costs(write=320, copy=320, move=320, narrowest=256)
+"""bfloat16: 300 TFLOP/s for each TB/s of memory, two ways."""
 
 
 class Plan(NamedTuple):
@@ -47,7 +61,7 @@ class Plan(NamedTuple):
     """Samples that a block's transform takes."""
 
 
-def plan(time: int, batch: int, in_channels: int, out_channels: int, taps: int) -> Plan | None:
+def plan(time: int, batch: int, in_channels: int, out_channels: int, taps: int, costs: Costs) -> Plan | None:
     """The blocks that take the fewest operations; None where the convolution as defined takes fewer.
 
     Args:
@@ -56,20 +70,22 @@ def plan(time: int, batch: int, in_channels: int, out_channels: int, taps: int) 
         in_channels: of the signal.
         out_channels: of the result.
         taps: of the kernel, which is centred.
+        costs: of the device.
     """
-    if batch < FEWEST or min(in_channels, out_channels) < NARROWEST:
+    if batch < costs.fewest or min(in_channels, out_channels) < costs.narrowest:
         return None
     pairs = in_channels * out_channels
-    best, least = None, taps * time * batch * pairs / WORTH
+    best, least = None, taps * time * batch * pairs / costs.worth
     for blocks in range(1, max(2, time // taps) + 1):
         step = math.ceil(time / blocks)
         # of a single block only the zeros beside it wrap around, and those on the left serve the right as well
         length = step + (taps // 2 if blocks == 1 else taps - 1)
-        count = len(_transforms(length, taps)[0])
+        count = _products(length)
         core = count * blocks * batch * pairs
         ends = count * blocks * batch * (length * in_channels + step * out_channels)
         copies = blocks * batch * (length * in_channels + step * out_channels) if blocks > 1 else 0
-        cost = core + ends + COPY * copies + count * pairs * (WRITE + taps)
+        moved = count * blocks * batch * (in_channels + out_channels)
+        cost = core + ends + costs.copy * copies + costs.move * moved + count * pairs * (costs.write + taps)
         if cost < least:
             best, least = Plan(blocks, step, length), cost
     return best
@@ -93,7 +109,8 @@ def convolve(signal: Tensor, kernel: Tensor, cut: Plan) -> Tensor:
         padded = F.pad(signal, (0, 0, 0, 0, half, cut.blocks * cut.step + half - time))
         # [blocks, batch, channels, length] → [length, blocks, batch, channels]
         blocks = padded.unfold(0, cut.length, cut.step).permute(3, 0, 1, 2)
-    out: Tensor = _Circular.apply(blocks.flatten(1, 2), kernel, cut)
+    matrices = _matrices(*cut, kernel.shape[2], len(blocks), blocks.dtype, blocks.device)
+    out: Tensor = _Circular.apply(blocks.flatten(1, 2), kernel, *matrices)
     if cut.blocks == 1:
         return out
     return out.unflatten(1, (cut.blocks, -1)).transpose(0, 1).flatten(0, 1)[:time]
@@ -103,28 +120,25 @@ class _Circular(torch.autograd.Function):
     """Circular convolution of blocks ``[length or less, batch, in]`` → the first outputs ``[step, batch, out]``."""
 
     @staticmethod
-    def forward(ctx: Any, blocks: Tensor, kernel: Tensor, cut: Plan) -> Tensor:
-        signal_in, kernel_in, back = _matrices(cut, kernel.shape[2], len(blocks), blocks.dtype, blocks.device)
+    def forward(ctx: Any, blocks: Tensor, kernel: Tensor, signal_in: Tensor, kernel_in: Tensor, back: Tensor) -> Tensor:
         spectrum = _along_time(signal_in, blocks)
         out = products(spectrum, _of_kernel(kernel_in, kernel).transpose(1, 2))
-        ctx.cut, ctx.samples = cut, len(blocks)
         # the kernel's spectrum is many times the kernel: it is made once more when it is needed
-        ctx.save_for_backward(spectrum, kernel)
-        return _along_time(back, out)
+        ctx.save_for_backward(spectrum, kernel, signal_in, kernel_in, back)
+        return _along_time(back.t(), out)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        spectrum, kernel = ctx.saved_tensors
-        signal_in, kernel_in, back = _matrices(ctx.cut, kernel.shape[2], ctx.samples, kernel.dtype, kernel.device)
-        gradients = _along_time(back.t(), gradient)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        spectrum, kernel, signal_in, kernel_in, back = ctx.saved_tensors
+        gradients = _along_time(back, gradient)
         of_blocks = of_kernel = None
         if ctx.needs_input_grad[0]:
             of_blocks = _along_time(signal_in.t(), products(gradients, _of_kernel(kernel_in, kernel)))
         if ctx.needs_input_grad[1]:
             of_spectrum = products(gradients.transpose(1, 2), spectrum)
             of_kernel = product(kernel_in.t(), of_spectrum.flatten(1)).t().reshape(kernel.shape)
-        return of_blocks, of_kernel, None
+        return of_blocks, of_kernel, None, None, None
 
 
 def _along_time(matrix: Tensor, x: Tensor) -> Tensor:
@@ -137,14 +151,35 @@ def _of_kernel(matrix: Tensor, kernel: Tensor) -> Tensor:
     return product(matrix, kernel.flatten(0, 1).t()).unflatten(1, kernel.shape[:2])
 
 
-def _matrices(
-    cut: Plan, taps: int, samples: int, dtype: torch.dtype, device: torch.device
+@torch.compiler.assume_constant_result
+def _matrices(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """What a compiled network keeps, where it would make it anew in each step."""
+    return _made_matrices(*arguments)
+
+
+@lru_cache(maxsize=256)
+def _made_matrices(
+    blocks: int, step: int, length: int, taps: int, samples: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``[products, samples]``, ``[products, taps]``, ``[step, products]``."""
-    signal_in, kernel_in, back = (matrix.to(device, dtype) for matrix in _transforms(cut.length, taps))
-    # In a block of many, output t is at the sample t + taps // 2; in a single one, nothing is padded on the left.
-    first = 0 if cut.blocks == 1 else taps // 2
-    return signal_in[:, :samples], kernel_in, back[first : first + cut.step]
+    """``[products, samples]``, ``[products, taps]``, and the way back, transposed: ``[products, step]``."""
+    with torch.inference_mode(False):
+        signal_in, kernel_in, back = (matrix.to(device, dtype) for matrix in _transforms(length, taps))
+        # In a block of many, output t is at the sample t + taps // 2; in a single one, nothing is padded on the left.
+        first = 0 if blocks == 1 else taps // 2
+        return _aligned(signal_in[:, :samples]), _aligned(kernel_in), _aligned(back[first : first + step].t())
+
+
+def _aligned(matrix: Tensor) -> Tensor:
+    """The same matrix with rows that begin 16 bytes apart or a multiple, as the matrix units of a GPU want them."""
+    rows, columns = matrix.shape
+    if matrix.device.type == "cpu":
+        return matrix.contiguous()
+    return matrix.new_zeros(rows, math.ceil(columns / 8) * 8)[:, :columns].copy_(matrix)
+
+
+def _products(length: int) -> int:
+    """How many products a block's transform has: one for each real frequency, three for each complex one."""
+    return 2 - length % 2 + 3 * ((length - 1) // 2)
 
 
 @lru_cache(maxsize=256)
