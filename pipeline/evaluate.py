@@ -56,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         recipe.evaluate.split = arguments.split
     checkpoint = arguments.checkpoint or best_checkpoint(arguments.run)
     clips = _embed(recipe, arguments.shards, checkpoint)
+    lost = [name for name, values in clips.embeddings.items() if not values.isfinite().all()]
+    if lost:
+        raise InputError(f"{checkpoint}: its embeddings of {lost[0]} are not finite: take an earlier checkpoint")
     ranks, metrics = _measure(clips, arguments.total)
     result = {**_summary(metrics, clips, arguments.total), "seeded": recipe.seeded, "split": recipe.evaluate.split,
               "strategy": recipe.evaluate.strategy, "recipe": recipe.name, "shards": str(arguments.shards),
@@ -137,7 +140,9 @@ def _summary(metrics: dict[str, RetrievalMetrics], clips: ClipEmbeddings, total:
 
 def _show(result: dict[str, Any]) -> None:
     stand_ins = " (features from seeded stand-ins, not published weights)" if result["seeded"] else ""
-    table = Table(title=f"Retrieval among {result['clips']:,} clips{stand_ins}")
+    missing = result["total"] - result["clips"]
+    among = f"{result['clips']:,} clips" + (f", {missing:,} missing count as misses of recalls" if missing else "")
+    table = Table(title=f"Retrieval among {among}{stand_ins}")
     for column in ("", "R@1", "R@5", "R@10", "R@50", "median rank"):
         table.add_column(column, justify="left" if not column else "right")
     for direction, values in [*result["retrieval"].items(), ("chance", result["chance"])]:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from pipeline.training.checkpoint import State
     from pipeline.training.distributed import Ranks
 
+_WAIT = 10.0
+"""Seconds in which another training of the same run may end."""
 _SCORED = ("t2va", "t2v+a", "ta2v", "t2v", "a2v")
 """Directions by which checkpoints are chosen: the first that the model gives."""
 
@@ -51,13 +54,27 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from pipeline.training.distributed import join_ranks  # torch takes seconds to import: not for --help
 
-    with join_ranks() as ranks:
-        status = _train(arguments, recipe, ranks)
+    run = arguments.run or Path("runs") / recipe.name
+    if run.exists() and not run.is_dir():
+        raise InputError(f"--run {run}: this is a file; give a folder")
+    with join_ranks() as ranks, _alone(run) if ranks.is_main else nullcontext():
+        status = _train(arguments, recipe, run, ranks)
     if status:
         sys.exit(status)
 
 
-def _train(arguments: argparse.Namespace, recipe: Recipe, ranks: Ranks) -> int:
+@contextmanager
+def _alone(run: Path) -> Iterator[None]:
+    """Keeps a second training out of the folder; one that is just about to end is waited for."""
+    from pipeline.acquire.locks import only_one
+
+    with only_one(run / ".lock", keep=False, wait=_WAIT) as alone:
+        if not alone:
+            raise InputError(f"another training is running in {run}: wait until it ends, or choose another --run")
+        yield
+
+
+def _train(arguments: argparse.Namespace, recipe: Recipe, run: Path, ranks: Ranks) -> int:
     """Trains; gives the process's exit status."""
     import torch
 
@@ -74,7 +91,6 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, ranks: Ranks) -> int:
 
     if ranks.device.type == "cpu":
         keep_freed_memory()
-    run = arguments.run or Path("runs") / recipe.name
     shards = ShardSet(arguments.shards)
     note_stand_ins(recipe, arguments.shards)
     settings = recipe.train
@@ -93,27 +109,32 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, ranks: Ranks) -> int:
     )
     torch.manual_seed(settings.seed)
     model = build_model(recipe.model).to(ranks.device)
-    state = _starting_point(arguments, recipe, run, model, words, ranks)
-    if ranks.is_main:
-        _write_settings(run, recipe)
-        keep_words(run, words)
+    start = _starting_point(arguments, recipe, run, model, words, ranks)
+
+    def begin() -> None:
+        # not before it is certain that the checkpoint fits: a refused command must leave the run as it was
+        if ranks.is_main:
+            if start is not None:
+                _go_on_from(*start, recipe, run, arguments.init)
+            _write_settings(run, recipe)
+            keep_words(run, words)
+
     outcome = train(
         recipe, model, build_loss(recipe.loss).to(ranks.device), loader, prepare, run, console,
-        ranks=ranks, state=state, seconds=arguments.seconds, video_ids=shards.ids,
+        ranks=ranks, state=start[1] if start else None, seconds=arguments.seconds, video_ids=shards.ids, begin=begin,
         validate=_validation(shards, recipe, prepare) if settings.evaluate_every else None,
     )  # fmt: skip
     if ranks.is_main:
         position = outcome.position
         how = "finished" if outcome.finished else "stopped; the same command continues"
-        console.print(
-            f"training: {how}: {position.step:,} steps, {position.elapsed:,.0f} s; checkpoint in {run}", soft_wrap=True
-        )
+        where = f"; checkpoint in {run}" if position.step else ""
+        console.print(f"training: {how}: {position.step:,} steps, {position.elapsed:,.0f} s{where}", soft_wrap=True)
     return 0 if outcome.signal is None else 128 + outcome.signal
 
 
 def _starting_point(
     arguments: argparse.Namespace, recipe: Recipe, run: Path, model: nn.Module, words: Vocabulary, ranks: Ranks
-) -> State | None:
+) -> tuple[Path, State] | None:
     """The checkpoint to go on from; with ``--init`` a fresh run's model gets that file's weights instead."""
     from pipeline.training.checkpoint import Checkpoints, read_checkpoint
     from pipeline.training.state import load_weights
@@ -130,20 +151,41 @@ def _starting_point(
         path = ranks.from_main(found[0] if found else None)
     else:
         path = Path(arguments.resume)
+        if checkpoints.steps() and path.absolute().parent != checkpoints.folder.absolute():
+            raise InputError(
+                f"--resume {path}: {run} has checkpoints of its own; to begin with the weights of another run, give "
+                "--init and a new --run"
+            )
     if path is not None:
         state = found[1] if found else read_checkpoint(path)
         _check_same_network(state["recipe"], recipe, path)
         check_words(path, words, arguments.shards)
-        if ranks.is_main:
-            removed = checkpoints.remove_after(state["step"])
-            if removed:
-                _warn(f"removed the run's later checkpoints of steps {', '.join(map(str, removed))}")
-            console.print(f"training: goes on from {path}, step {state['step']:,}", soft_wrap=True)
-        return state
+        return path, state
     if arguments.init is not None:
         check_words(arguments.init, words, arguments.shards)
         load_weights(model, arguments.init)
     return None
+
+
+def _go_on_from(path: Path, state: State, recipe: Recipe, run: Path, init: Path | None) -> None:
+    """Removes checkpoints of later steps, and tells what the run goes on from and with."""
+    from pipeline.training.checkpoint import Checkpoints
+
+    removed = Checkpoints(run / "checkpoints").remove_after(state["step"])
+    if removed:
+        _warn(f"removed the run's later checkpoints of steps {', '.join(map(str, removed))}")
+    console.print(f"training: goes on from {path}, step {state['step']:,}", soft_wrap=True)
+    if init is not None:
+        console.print(f"training: --init {init} is for a run's first step: it has no effect now", soft_wrap=True)
+    changed = [
+        f"{section}.{key} {before.get(key)} → {value}"
+        for section, values in recipe.to_dict().items()
+        if isinstance(values, dict) and isinstance(before := state["recipe"].get(section), dict)
+        for key, value in values.items()
+        if before.get(key) != value
+    ]
+    if changed:
+        console.print(f"training: settings changed: {', '.join(changed)}", soft_wrap=True, markup=False)
 
 
 def _check_same_network(saved: dict[str, object], recipe: Recipe, path: Path) -> None:

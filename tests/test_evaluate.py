@@ -102,18 +102,42 @@ def test_a_published_checkpoint_needs_no_run(folder: Path, tmp_path: Path) -> No
     arguments = ["--run", str(out), "--shards", str(folder / "shards"), "--recipe", str(folder / "tiny.yaml")]
     evaluate.main([*arguments, "--checkpoint", str(published)])
     assert json.loads((out / "metrics.json").read_text())["retrieval"] == expected
-    with pytest.raises(InputError, match="is of another model than the recipe's"):
+    different = r"is of another model than the recipe's: its \w+\.fc\.weight is \[8, 16\], the recipe's \[4, 16\]"
+    with pytest.raises(InputError, match=different):
         evaluate.main([*arguments, "--checkpoint", str(published), "--model.projection_dim", "4"])
+    (tmp_path / "mcn").mkdir()
+    own, arguments[-1] = folder / "run" / "checkpoints" / "step-00000002.pt", str(write_recipe(tmp_path / "mcn", **MCN))
+    with pytest.raises(InputError, match=r"it has no \S+ \(and \d+ more\), it was trained with recipe tiny"):
+        evaluate.main([*arguments, "--checkpoint", str(own)])
+
+
+def test_a_damaged_checkpoint_gives_no_figures(folder: Path, tmp_path: Path) -> None:
+    data = bytearray((folder / "run" / "checkpoints" / "step-00000002.pt").read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 256] = bytes(256)
+    (tmp_path / "damaged.pt").write_bytes(data)
+    with pytest.raises(InputError, match=r"damaged\.pt: damaged, or no checkpoint .*does not have its checksum"):
+        run(folder, "--checkpoint", str(tmp_path / "damaged.pt"))
+
+
+def test_weights_that_are_not_finite_are_told(folder: Path, tmp_path: Path) -> None:
+    weights = read_checkpoint(folder / "run" / "checkpoints" / "step-00000002.pt")["model"]
+    torch.save({"model": {name: value * torch.nan for name, value in weights.items()}}, tmp_path / "nan.pt")
+    with pytest.raises(InputError, match=r"nan\.pt: its embeddings of \S+ are not finite"):
+        run(folder, "--checkpoint", str(tmp_path / "nan.pt"))
 
 
 def test_a_page_shows_figures_and_examples(folder: Path) -> None:
-    run(folder, "--total", "10")
+    run(folder, "--total", "10", "--whole-videos")
     page = (folder / "run" / "retrieval.html").read_text()
     for shown in (
         "t → va",
         "v+a → t",
         "chance",
         "4 missing",
+        "4 more are missing",
+        f"Split test of {folder / 'shards'}, clips at once; weights step-00000002.pt",
+        "Whole videos",
         "text 6, video 6, sound 6",
         "test-0/0",
         "what came first",

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.benchmarks.embeddings import ClipEmbeddings, Floats, similarity_of
+from pipeline.benchmarks.whole_videos import WAYS
 from pipeline.pages.charts import bar_chart, line_chart
 from pipeline.pages.page import Section, Tile, render_report, table
 
@@ -17,6 +18,12 @@ Ranks = npt.NDArray[np.float64]
 
 _EXAMPLES = 12
 _MODALITIES = {"t": "text", "v": "video", "a": "sound"}
+_STRATEGIES = {
+    "at_once": "clips at once",
+    "cut": "long clips cut into pieces",
+    "max_pool": "long clips pooled by their maxima",
+    "nearest": "long clips resampled",
+}
 _SHOWN_FIRST = ("t2va", "t2v+a", "ta2v", "t2v", "a2v")
 """Directions for examples: the first that the model gives."""
 
@@ -57,7 +64,12 @@ def retrieval_page(
         headline=tiles,
         sections=[
             Section("figures", "Every direction", bar_chart(bars, reference) + table(header, rows), _legend(result)),
-            Section("ranks", "Where the matches rank", line_chart(_curves(ranks), "rank", "% of queries at or above")),
+            *_whole_videos(result),
+            Section(
+                "ranks",
+                "Where the matches rank",
+                line_chart(_curves(ranks, result["total"]), "rank", "% of queries at or above"),
+            ),
             Section(
                 "examples", f"Examples, {_arrow(shown)}", _examples(clips, similarity_of(clips, shown), ranks[shown])
             ),
@@ -68,11 +80,27 @@ def retrieval_page(
 
 def _legend(result: Mapping[str, Any]) -> str:
     """What the letters stand for, and how many clips have it at all."""
+    missing = result["total"] - result["clips"]
+    lacking = (
+        f" {missing:,} more are missing: they count as misses of recalls, ranks are of the others." if missing else ""
+    )
     having = [f"{_MODALITIES[name]} {count:,}" for name, count in result["with_modality"].items()]
     return (
+        f"Split {result['split']} of {result['shards']}, {_STRATEGIES[result['strategy']]}; weights "
+        f"{result['checkpoint']}. "
         "Recall at 10. t is text, v video, a sound; va is both fused, v+a the sum of two embeddings. Of "
-        f"{result['clips']:,} clips so many have: {', '.join(having)}."
+        f"{result['clips']:,} clips so many have: {', '.join(having)}.{lacking}"
     )
+
+
+def _whole_videos(result: Mapping[str, Any]) -> list[Section]:
+    """What MCN reports of whole videos, where it was asked for."""
+    whole = result.get("whole_videos")
+    if whole is None:
+        return []
+    rows = [[meaning, *(f"{whole[way][key]:.1f}" for key in ("R1", "R5", "R10"))] for way, meaning in WAYS.items()]
+    note = f"{_arrow(whole['direction'])}, {whole['videos']:,} videos by their captions."
+    return [Section("whole-videos", "Whole videos", table(["", "R@1", "R@5", "R@10"], rows), note)]
 
 
 def _arrow(direction: str) -> str:
@@ -80,13 +108,13 @@ def _arrow(direction: str) -> str:
     return f"{query} → {candidates}"
 
 
-def _curves(ranks: Mapping[str, Ranks]) -> dict[str, list[tuple[float, float]]]:
-    """Share of queries whose match ranks at most so low, for a few directions."""
+def _curves(ranks: Mapping[str, Ranks], total: int) -> dict[str, list[tuple[float, float]]]:
+    """Share of all queries, missing ones too, whose match ranks at most so low, for a few directions."""
     curves = {}
     for direction in [name for name in ("t2va", "t2v", "t2a", "t2v+a", "ta2v", "a2v") if name in ranks][:4]:
         ordered = np.sort(ranks[direction])
         points = np.unique(np.geomspace(1, len(ordered), 60).astype(int))
-        share = [100 * float((ordered <= point).mean()) for point in points]
+        share = [100 * float((ordered <= point).sum()) / total for point in points]
         curves[_arrow(direction)] = list(zip(map(float, points), share, strict=True))
     return curves
 

@@ -52,7 +52,8 @@ def read_msrvtt(
                 captions=[Caption(*span, text) for text in texts],
             )
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{data}: not MSR-VTT's layout ({error!r} is missing or of another kind)") from None
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise InputError(f"{data}: not MSR-VTT's layout ({reason})") from None
 
 
 def _split(name: str, official: str, tested: dict[str, str] | None, trained: set[str] | None) -> str:

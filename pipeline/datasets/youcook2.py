@@ -39,4 +39,5 @@ def read_youcook2(annotations: Path | str) -> Iterator[Video]:
                 ],
             )
     except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise InputError(f"{annotations}: not YouCook2's layout ({error!r} is missing or of another kind)") from None
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise InputError(f"{annotations}: not YouCook2's layout ({reason})") from None

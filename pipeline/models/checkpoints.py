@@ -37,8 +37,8 @@ def read_checkpoint(path: str | Path) -> Any:
 
     ``torch.load(weights_only=True)`` reads it; where a file holds more than that allows (released ones carry their
     program's settings), a restricted unpickler does: it knows tensors and plain containers, and everything else it
-    replaces by an inert stand-in, so that nothing of the file is ever run. Large files are mapped, not read: the
-    tensors come from the disk when they are first touched.
+    replaces by an inert stand-in, so that nothing of the file is ever run. Checksums are looked at where the file has
+    them; then large files are mapped, not read: the tensors come from the disk when they are first touched.
 
     Raises:
         InputError: there is no such file, or it is damaged or no checkpoint.
@@ -48,14 +48,30 @@ def read_checkpoint(path: str | Path) -> Any:
         raise InputError(f"{path}: there is no such checkpoint file")
     mapped = zipfile.is_zipfile(path)
     try:
+        if mapped:
+            check_records(path)
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         except pickle.UnpicklingError:
             # Not weights_only, and no less safe: the unpickler below decides what may be built.
             return torch.load(path, map_location="cpu", weights_only=False, mmap=mapped, pickle_module=_RESTRICTED)
     except Exception as error:  # a damaged pickle may raise anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise InputError(f"{path}: not a readable checkpoint ({reason}); download or copy it again") from None
+        reason = " ".join(f"{type(error).__name__}: {error}".split()).split(". ")[0][:200]
+        raise InputError(
+            f"{path}: damaged, or no checkpoint ({reason}); download or copy it again, or take another one"
+        ) from None
+
+
+def check_records(path: Path) -> None:
+    """Holds each record of a file of ``torch.save`` against the checksum that is stored with it.
+
+    Raises:
+        BadZipFile: a record is damaged, or the file is no such file.
+    """
+    with zipfile.ZipFile(path) as records:
+        damaged = records.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"{damaged} does not have its checksum")
 
 
 def find_state_dict(checkpoint: Any, where: str) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ def claim_folder(folder: Path, recipe: Recipe) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     before = read_provenance(folder)
     fingerprint = recipe.extract.fingerprint()
-    if before is None:
+    if before is None or not any(folder.glob("*.tar*")):
         values = {"fingerprint": fingerprint, "recipe": recipe.name, "seeded": recipe.seeded, **asdict(recipe.extract)}
         beside = folder / f"extract.yaml.tmp{os.getpid()}"
         beside.write_text(yaml.safe_dump(values, sort_keys=False))

@@ -86,8 +86,8 @@ def collection_file(name: str) -> Path:
         reason = " ".join(str(error).split()).partition(";")[0]
         raise InputError(
             f"word vectors {name} are neither a file, nor at {local}, nor could they be fetched ({reason}): put them "
-            "there, or name a file (--extract.words GoogleNews-vectors-negative300.bin.gz), or train them on the "
-            "captions (--extract.words corpus)"
+            "there, or name a file (GoogleNews-vectors-negative300.bin.gz), or 'corpus' to train them on the "
+            "captions: extract --extract.words, convert --words"
         ) from None
 
 

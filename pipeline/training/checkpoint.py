@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 
 from pipeline.errors import InputError
+from pipeline.models.checkpoints import check_records
 
 State = dict[str, Any]
 """Tensors, numbers, strings and containers of them: what ``torch.load(weights_only=True)`` reads."""
@@ -56,7 +58,7 @@ class Checkpoints:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.path(step)
-        replace_file(path, lambda part: torch.save(state, part))
+        replace_file(path, lambda part: _save(state, part))
         best = self.best()
         if score is not None and (best is None or score >= best[1] or not self.path(best[0]).exists()):
             text = json.dumps({"step": step, "score": score})
@@ -78,7 +80,7 @@ class Checkpoints:
             except InputError as error:
                 path.rename(path.with_name(path.name + ".damaged"))
                 warn(f"{error}; put aside as {path.name}.damaged, going on from the one before it")
-        if steps:
+        if steps or any(self.folder.glob("step-*.pt.damaged")):
             raise InputError(f"all checkpoints in {self.folder} are damaged: remove the folder to train from the start")
         return None
 
@@ -105,10 +107,7 @@ def read_checkpoint(path: Path) -> State:
     if not path.is_file():
         raise InputError(f"there is no checkpoint {path}")
     try:
-        with zipfile.ZipFile(path) as records:
-            damaged = records.testzip()
-        if damaged is not None:
-            raise zipfile.BadZipFile(f"{damaged} does not have its checksum")
+        check_records(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise InputError(f"checkpoint {path} is damaged ({_first_sentence(error)})") from None
@@ -117,6 +116,15 @@ def read_checkpoint(path: Path) -> State:
     if not isinstance(state, dict) or "model" not in state:
         raise InputError(f"{path} is not a checkpoint of this program: it holds no model")
     return state
+
+
+def _save(state: State, path: Path) -> None:
+    try:
+        torch.save(state, path)
+    except RuntimeError as error:
+        if "unexpected pos" in str(error):  # how torch says that less was written than it gave
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
 
 
 def _first_sentence(error: Exception) -> str:

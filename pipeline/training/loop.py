@@ -61,6 +61,7 @@ def train(
     seconds: float | None = None,
     validate: Callable[[nn.Module], dict[str, float]] | None = None,
     video_ids: Sequence[str] = (),
+    begin: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Trains until the recipe's steps are done, the time is up or a signal comes; every way ends with a checkpoint.
 
@@ -77,6 +78,7 @@ def train(
         seconds: limit of the run's training time, over all restarts.
         validate: gives numbers for the log, ``score`` among them, by which the best checkpoint is chosen.
         video_ids: what the batches' ``video_index`` counts in, for messages.
+        begin: called once the checkpoint is known to fit, before anything of the run is changed.
 
     Raises:
         InputError: a loss or gradient is NaN or infinite, or the checkpoint does not fit.
@@ -92,7 +94,11 @@ def train(
     scaler = torch.amp.GradScaler(ranks.device.type, enabled=settings.precision == "float16")
     parts: dict[str, Stateful] = {"model": model, "loss": loss, "optimizer": optimizer, "scaler": scaler}
     parts["loader"] = loader
+    wanted = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     position = restore(state, parts, ranks) if state is not None else Position()
+    for group, own in zip(optimizer.param_groups, wanted, strict=True):
+        group.update(own)  # the checkpoint brings those of the settings that it was saved with
+    begin()
     steps_per_epoch = len(loader)
     last_step = total_steps(settings, steps_per_epoch)
     checkpoints = Checkpoints(run / "checkpoints", settings.keep)

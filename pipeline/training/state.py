@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.errors import InputError
 from pipeline.models.checkpoints import find_state_dict
@@ -65,6 +66,8 @@ def restore(state: State, parts: dict[str, Stateful], ranks: Ranks) -> Position:
         InputError: the checkpoint is of another model or optimiser.
     """
     for name, part in parts.items():
+        if name == "scaler" and not state.get(name):
+            continue  # saved without one: train.precision has changed
         if name not in state:
             raise InputError(f"the checkpoint has no {name}: it is only good for --init")
         try:
@@ -106,9 +109,26 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         InputError: there is no such file, or it is of another model.
     """
-    weights = find_state_dict(read_any_checkpoint(path), str(path))
+    checkpoint = read_any_checkpoint(path)
+    weights = find_state_dict(checkpoint, str(path))
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"{path} is of another model than the recipe's ({reason})") from None
+        trained = checkpoint.get("recipe") if isinstance(checkpoint, dict) else None
+        recipe = f", it was trained with recipe {trained['name']}" if isinstance(trained, dict) else ""
+        reason = _difference(model, weights) or " ".join(str(error).split())[:300]
+        raise InputError(f"{path} is of another model than the recipe's: {reason}{recipe}") from None
+
+
+def _difference(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
+    """The first thing that keeps weights out of a model."""
+    own = model.state_dict()
+    lacking, foreign = [name for name in own if name not in weights], [name for name in weights if name not in own]
+    for names, what in ((lacking, "it has no"), (foreign, "the recipe's has no")):
+        if names:
+            more = f" (and {len(names) - 1:,} more)" if len(names) > 1 else ""
+            return f"{what} {names[0]}{more}"
+    for name, value in own.items():
+        if weights[name].shape != value.shape:
+            return f"its {name} is {list(weights[name].shape)}, the recipe's {list(value.shape)}"
+    return ""

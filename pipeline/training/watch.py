@@ -49,7 +49,7 @@ class LossWatch:
         named = ", ".join(videos[:_NAMED]) + (f" and {len(videos) - _NAMED} more" if len(videos) > _NAMED else "")
         return (
             f"{name} is {value} at step {step}, in the batch of videos {named}: look at their "
-            "features, or lower train.learning_rate, or set train.clip_gradient; the last checkpoint is from before"
+            "features, or lower train.learning_rate, or set train.clip_gradient; checkpoints are from before it"
         )
 
 
@@ -64,5 +64,5 @@ def check_scale(scaler: torch.amp.GradScaler, step: int) -> None:
     if scaler.is_enabled() and scaler.get_scale() < 1:
         raise InputError(
             f"gradients are NaN or infinite in float16, whatever they are scaled by, up to step {step}: set "
-            "train.precision bfloat16 or float32, or lower train.learning_rate; the last checkpoint is from before"
+            "train.precision bfloat16 or float32, or lower train.learning_rate; checkpoints are from before it"
         )

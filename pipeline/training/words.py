@@ -32,12 +32,18 @@ def check_words(checkpoint: Path, words: Vocabulary, shards: Path) -> None:
         shards: the folder of shards that they are of.
 
     Raises:
-        InputError: a word has another vector.
+        InputError: a word has another vector, or vectors have another width.
     """
     path = checkpoint.absolute().parent.parent / "words.parquet"
     if checkpoint.parent.name != "checkpoints" or not path.is_file() or not isinstance(words, WordVectors):
         return
     kept = WordVectors.load(path)
+    if kept.vectors.shape[1] != words.vectors.shape[1]:
+        raise InputError(
+            f"{shards}: word vectors have {words.vectors.shape[1]} dimensions, but {kept.vectors.shape[1]} in the "
+            f"shards that {checkpoint} was trained on: name the words.parquet of those when making these (extract "
+            "--extract.words, convert --words)"
+        )
     ids = {word: place for place, word in enumerate(words.words)}
     for word, vector in zip(kept.words, kept.vectors, strict=True):
         if word in ids and not np.allclose(words.vectors[ids[word]], vector, rtol=1e-4, atol=1e-6):

@@ -31,6 +31,12 @@ def test_a_word_with_another_vector_is_named(tmp_path: Path) -> None:
         check_words(checkpoint, others, Path("shards/b"))
 
 
+def test_vectors_of_another_width_are_refused(tmp_path: Path) -> None:
+    checkpoint, _ = trained(tmp_path / "run")
+    with pytest.raises(InputError, match=r"shards/b: word vectors have 6 dimensions, but 4"):
+        check_words(checkpoint, WordVectors(["word3"], np.ones((1, 6))), Path("shards/b"))
+
+
 def test_of_a_published_checkpoint_nothing_is_known(tmp_path: Path) -> None:
     _, words = trained(tmp_path / "run")
     check_words(tmp_path / "latest_model.pth", WordVectors(words.words, -words.vectors), tmp_path)
