@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 import types
 import typing
@@ -49,7 +50,7 @@ RECIPES = Path(__file__).parent / "recipes"
 
 _LEAST = {
     0: (
-        "clips.max_video_tokens", "model.depth", "loss.clusters", "loss.queue_size", "train.steps",
+        "clips.max_video_tokens", "model.depth", "loss.clusters", "loss.queue_size", "loss.margin", "train.steps",
         "train.learning_rate", "train.weight_decay", "train.warmup_steps", "train.workers", "train.seed",
     ),
     1: (
@@ -144,6 +145,15 @@ def _check_ranges(recipe: Recipe, where: str) -> None:
         value = getattr(getattr(recipe, section), name)
         if value is not None and not value > 0:
             raise InputError(f"{where}: {key} is {value}; it must be more than 0")
+    for name, weight in (recipe.loss.weights or {}).items():
+        if not 0 <= weight < math.inf:
+            raise InputError(f"{where}: loss.weights.{name} is {weight}; it must be 0 or more")
+    pairs = not (recipe.model.per_modality or recipe.model.text_video_only)
+    if recipe.train.eval_mode and recipe.model.name == "mft" and pairs and not recipe.model.cross_modal:
+        raise InputError(
+            f"{where}: train.eval_mode runs the network as evaluation does, with pairs; model.cross_modal "
+            "false is against that: set one of them"
+        )
     _check_cuts(recipe, where)
 
 
@@ -161,7 +171,9 @@ def _check_cuts(recipe: Recipe, where: str) -> None:
         )
 
 
-def _read_yaml(name: str) -> dict[str, Any]:
+def _read_yaml(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    if name in above:
+        raise InputError(f"recipe {name} is based on itself ({' → '.join([*above, name])})")
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     if not path.is_file():
         known = recipe_names()
@@ -170,12 +182,12 @@ def _read_yaml(name: str) -> dict[str, Any]:
         raise InputError(f"there is no recipe {name} ({hint})")
     try:
         values = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: a recipe is a mapping of settings")
     base = values.pop("base", None)
-    return _merge(_read_yaml(str(base)), values) if base is not None else values
+    return _merge(_read_yaml(str(base), (*above, name)), values) if base is not None else values
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,7 +233,11 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
                 raise InputError(f"{option} needs a value")
             text = rest.pop(0)
         *sections, leaf = key.split(".")
-        nested: dict[str, Any] = {leaf: yaml.safe_load(text)}
+        try:
+            nested: dict[str, Any] = {leaf: yaml.safe_load(text)}
+        except yaml.YAMLError as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"--{key} {text}: not valid YAML ({reason}); put a text in quotes of its own") from None
         for section in reversed(sections):
             nested = {section: nested}
         _check_keys(nested, Recipe, where="command line")

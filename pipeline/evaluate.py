@@ -55,12 +55,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.split is not None:
         recipe.evaluate.split = arguments.split
     checkpoint = arguments.checkpoint or best_checkpoint(arguments.run)
-    clips = _embed(recipe, arguments.shards, checkpoint)
+    clips, left_out = _embed(recipe, arguments.shards, checkpoint)
+    total = arguments.total or (len(clips.clip_ids) + left_out if left_out else None)
     lost = [name for name, values in clips.embeddings.items() if not values.isfinite().all()]
     if lost:
         raise InputError(f"{checkpoint}: its embeddings of {lost[0]} are not finite: take an earlier checkpoint")
-    ranks, metrics = _measure(clips, arguments.total)
-    result = {**_summary(metrics, clips, arguments.total), "seeded": recipe.seeded, "split": recipe.evaluate.split,
+    ranks, metrics = _measure(clips, total)
+    result = {**_summary(metrics, clips, total), "seeded": recipe.seeded, "split": recipe.evaluate.split,
               "strategy": recipe.evaluate.strategy, "recipe": recipe.name, "shards": str(arguments.shards),
               "checkpoint": checkpoint.name}  # fmt: skip
     if arguments.whole_videos is not None:
@@ -78,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     console.print(f"evaluate: {count}, {checkpoint.name} → {out}", soft_wrap=True)
 
 
-def _embed(recipe: Recipe, shards: Path, checkpoint: Path) -> ClipEmbeddings:
+def _embed(recipe: Recipe, shards: Path, checkpoint: Path) -> tuple[ClipEmbeddings, int]:
+    """The test set's embeddings, and how many clips were left out since they are damaged."""
     from pipeline.benchmarks.embeddings import embed_clips
     from pipeline.benchmarks.strategies import evaluation_sizes
     from pipeline.shards.evaluation import evaluation_clips
@@ -90,7 +92,10 @@ def _embed(recipe: Recipe, shards: Path, checkpoint: Path) -> ClipEmbeddings:
     trained = load_trained(model_settings, checkpoint, shards)
     batches = evaluation_clips(shard_set, held_out.split, clip_settings, held_out.batch_clips, held_out.max_words)
     with progress_bar() as progress:
-        return embed_clips(trained.model, progress.track(batches, description="evaluate"), trained.prepare)
+        clips = embed_clips(trained.model, progress.track(batches, description="evaluate"), trained.prepare)
+    for message in batches.damaged:
+        console.print(f"warning: left out: {message}", style="bold yellow", soft_wrap=True, markup=False)
+    return clips, batches.left_out
 
 
 def _measure(clips: ClipEmbeddings, total: int | None) -> tuple[dict[str, Ranks], dict[str, RetrievalMetrics]]:

@@ -268,7 +268,8 @@ class EvaluateSettings:
     batch_clips: int = 64
     max_words: int = 30
     windows: int = 1
-    """Most of a clip that is looked at, in training windows (``clips.seconds``); what comes after is left out."""
+    """Most of a clip that is looked at, in training windows (``clips.seconds``); what comes after is left out
+    (under ``max_pool`` and ``nearest`` of the sound; all of the video is pooled or resampled)."""
     strategy: Literal["at_once", "cut", "max_pool", "nearest"] = "at_once"
     """What is done with a clip longer than a training window: all its tokens at once; cut into windows, whose
     embeddings are averaged; tokens max-pooled or resampled to as many as a window has."""

@@ -84,6 +84,7 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, run: Path, ranks: Rank
     from pipeline.shards.reader import ShardSet
     from pipeline.text.vocabulary import load_vocabulary
     from pipeline.training.batches import preparation
+    from pipeline.training.checkpoint import Checkpoints
     from pipeline.training.loop import train
     from pipeline.training.memory import keep_freed_memory
     from pipeline.training.runs import note_stand_ins
@@ -114,8 +115,9 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, run: Path, ranks: Rank
     def begin() -> None:
         # not before it is certain that the checkpoint fits: a refused command must leave the run as it was
         if ranks.is_main:
+            Checkpoints(run / "checkpoints").remove_parts()
             if start is not None:
-                _go_on_from(*start, recipe, run, arguments.init)
+                _go_on_from(*start, recipe, run, arguments)
             _write_settings(run, recipe)
             keep_words(run, words)
 
@@ -143,14 +145,19 @@ def _starting_point(
     checkpoints = Checkpoints(run / "checkpoints")
     found: tuple[Path, State] | None = None
     path: Path | None = None
-    if arguments.resume == "none":
+    resume = arguments.resume
+    if resume not in ("none", "last") and ranks.from_main(checkpoints.went_back_to(Path(resume))):
+        once_more = checkpoints.folder / "went-back.json"
+        _warn(f"{run} went back to {resume} before, and goes on from there; to go back once more, remove {once_more}")
+        resume = "last"
+    if resume == "none":
         if checkpoints.steps():
             raise InputError(f"{run} already holds a run: choose another --run, or remove it to begin again")
-    elif arguments.resume == "last":
+    elif resume == "last":
         found = checkpoints.last(_warn) if ranks.is_main else None
         path = ranks.from_main(found[0] if found else None)
     else:
-        path = Path(arguments.resume)
+        path = Path(resume)
         if checkpoints.steps() and path.absolute().parent != checkpoints.folder.absolute():
             raise InputError(
                 f"--resume {path}: {run} has checkpoints of its own; to begin with the weights of another run, give "
@@ -158,6 +165,8 @@ def _starting_point(
             )
     if path is not None:
         state = found[1] if found else read_checkpoint(path)
+        if "recipe" not in state:
+            raise InputError(f"{path} holds weights, but no position to go on from: it is only good for --init")
         _check_same_network(state["recipe"], recipe, path)
         check_words(path, words, arguments.shards)
         return path, state
@@ -167,16 +176,17 @@ def _starting_point(
     return None
 
 
-def _go_on_from(path: Path, state: State, recipe: Recipe, run: Path, init: Path | None) -> None:
+def _go_on_from(path: Path, state: State, recipe: Recipe, run: Path, arguments: argparse.Namespace) -> None:
     """Removes checkpoints of later steps, and tells what the run goes on from and with."""
     from pipeline.training.checkpoint import Checkpoints
 
-    removed = Checkpoints(run / "checkpoints").remove_after(state["step"])
+    back = path == Path(arguments.resume)
+    removed = Checkpoints(run / "checkpoints").go_back(path, state["step"]) if back else []
     if removed:
         _warn(f"removed the run's later checkpoints of steps {', '.join(map(str, removed))}")
     console.print(f"training: goes on from {path}, step {state['step']:,}", soft_wrap=True)
-    if init is not None:
-        console.print(f"training: --init {init} is for a run's first step: it has no effect now", soft_wrap=True)
+    if arguments.init is not None:
+        console.print(f"training: --init {arguments.init} has no effect on a run that goes on", soft_wrap=True)
     changed = [
         f"{section}.{key} {before.get(key)} → {value}"
         for section, values in recipe.to_dict().items()
@@ -222,7 +232,10 @@ def _validation(shards: ShardSet, recipe: Recipe, prepare: Prepare) -> Callable[
     clips_of_split()
 
     def validate(model: nn.Module) -> dict[str, float]:
-        clips = embed_clips(model, clips_of_split(), prepare)
+        batches = clips_of_split()
+        clips = embed_clips(model, batches, prepare)
+        for message in batches.damaged:
+            _warn(f"left out of the evaluation: {message}")
         metrics = {name: retrieval_metrics(similarity_of(clips, name)) for name in directions_of(clips)}
         recalls = {f"retrieval/{name}/R10": metric.R10 for name, metric in metrics.items()}
         scored = next(metrics[name] for name in _SCORED if name in metrics)

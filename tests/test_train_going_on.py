@@ -100,7 +100,7 @@ def test_the_precision_may_change(folder: Path, tmp_path: Path, precisions: tupl
 def test_init_says_that_it_comes_too_late(folder: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = folder / "finished" / "checkpoints" / "step-00000006.pt"
     train.main(command(folder, run, "--init", str(other), "--train.steps", "13"))
-    assert "it has no effect now" in " ".join(capsys.readouterr().err.split())
+    assert "has no effect on a run that goes on" in " ".join(capsys.readouterr().err.split())
 
 
 def test_damaged_checkpoints_are_not_forgotten_by_the_next_command(folder: Path, run: Path) -> None:

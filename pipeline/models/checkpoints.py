@@ -85,9 +85,9 @@ def find_state_dict(checkpoint: Any, where: str) -> dict[str, Tensor]:
             checkpoint = checkpoint[key]
     if not isinstance(checkpoint, Mapping) or not checkpoint:
         raise InputError(f"{where}: holds no weights by name")
-    strange = [name for name, value in checkpoint.items() if not isinstance(value, Tensor)]
+    strange = [n for n, value in checkpoint.items() if not (isinstance(value, Tensor) and isinstance(n, str))]
     if strange:
-        raise InputError(f"{where}: {strange[0]!r} is no tensor, so this is no model's state dict")
+        raise InputError(f"{where}: {strange[0]!r} is no tensor by name, so this is no model's state dict")
     prefixed = all(name.startswith("module.") for name in checkpoint)
     return {name.removeprefix("module.") if prefixed else name: value for name, value in checkpoint.items()}
 
@@ -106,7 +106,7 @@ def published_config(checkpoint: Any, path: Path | None) -> dict[str, Any]:
     if beside is not None and beside.is_file():
         try:
             configs.insert(0, yaml.safe_load(beside.read_text()))
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise InputError(f"{beside}: not valid YAML: {' '.join(str(error).split())}") from None
     for config in configs:
         if isinstance(config, Mapping) and isinstance(config.get("arch"), Mapping):

@@ -53,9 +53,16 @@ def load_published(source: str | Path | Mapping[str, Tensor], **hyperparameters:
     own = _own_settings(checkpoint)
     # a file beside a checkpoint of our own can only be of another network: its recipe is in it
     arch = {} if own else published_config(checkpoint, path)
-    settings = _settings(weights, arch, own, hyperparameters, where)
-    with torch.device("meta"):
-        model = build_model(settings)
+    try:
+        settings = _settings(weights, arch, own, hyperparameters, where)
+        with torch.device("meta"):
+            model = build_model(settings)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ZeroDivisionError, RuntimeError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise InputError(
+            f"{where}: neither weights nor settings of a released network ({reason}): is the file a whole checkpoint, "
+            "and config.yaml beside it its own?"
+        ) from None
     _check_layout(model, weights, where)
     model.load_state_dict({name: value.detach().clone() for name, value in weights.items()}, strict=True, assign=True)
     return model.eval()

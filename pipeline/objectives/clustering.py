@@ -83,7 +83,8 @@ class OnlineClustering(nn.Module):
                 f"a batch of {len(points)} clips cannot start {self.clusters} clusters: "
                 "lower loss.clusters or raise train.batch_videos or clips.per_video"
             )
-        return first_centroids(points, self.clusters)
+        there = points[(points != 0).any(dim=1)]  # a clip that has nothing would start a cluster at zero
+        return first_centroids(there if len(there) >= self.clusters else points, self.clusters)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Step, centroids and queue, for the state dict."""

@@ -159,7 +159,8 @@ def _present(outputs: Mapping[str, Tensor], *modalities: str) -> Tensor:
 
 
 def _enters(outputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
-    return outputs.get("enters_queue", torch.ones_like(next(iter(present.values()))))
+    something = torch.stack(list(present.values())).any(dim=0)  # a clip of nothing would be a cluster at zero
+    return outputs.get("enters_queue", something) & something
 
 
 def _mean_of_present(embeddings: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:

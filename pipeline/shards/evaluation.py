@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -15,6 +16,7 @@ from pipeline.errors import InputError
 from pipeline.shards.batches import ClipReader
 from pipeline.shards.clips import whole_clips
 from pipeline.shards.decoding import stretched
+from pipeline.shards.files import ShardError
 from pipeline.shards.layout import Batch, arrays_of
 from pipeline.shards.reader import ShardSet
 
@@ -41,7 +43,7 @@ def evaluation_clips(
 
     Raises:
         InputError: the split has no caption.
-        ShardError: a shard is damaged.
+        ShardError: a shard is damaged, and ``clips.damaged`` says that this is fatal.
     """
     settings = clips or ClipSettings()
     pieces = settings.pieces
@@ -69,21 +71,54 @@ def evaluation_clips(
 
 
 class EvaluationBatches:
-    """The batches of :func:`evaluation_clips`; each iteration gives them anew."""
+    """The batches of :func:`evaluation_clips`; each iteration gives them anew.
+
+    Where ``clips.damaged`` is ``skip``, clips of damaged videos are left out.
+    """
 
     def __init__(
         self, ids: list[str], reader: ClipReader, numbers: list[int], captions: list[int], batch_clips: int, pieces: int
     ):
         self._ids, self._reader, self._batch_clips, self._pieces = ids, reader, batch_clips, pieces
         self._clips = [(number, index) for number in numbers for index in range(captions[number])]
+        self.damaged: list[str] = []
+        """What was found to be damaged in the last iteration."""
+        self.left_out = 0
+        """Clips that are missing from it for that."""
 
     def __len__(self) -> int:
         return -(-len(self._clips) // self._batch_clips)
 
     def __iter__(self) -> Iterator[Batch]:
+        self.damaged, self.left_out = [], 0
         for first in range(0, len(self._clips), self._batch_clips):
-            batch = self._batch(self._clips[first : first + self._batch_clips])
+            wanted = self._clips[first : first + self._batch_clips]
+            try:
+                batch = self._batch(wanted)
+            except ShardError:
+                if self._reader.settings.damaged == "fatal":
+                    raise
+                whole = self._whole(wanted)
+                if not whole:
+                    continue
+                batch = self._batch(whole)
             yield cut(batch, self._pieces) if self._pieces > 1 else batch
+        if self.left_out == len(self._clips):
+            raise ShardError(f"all videos are damaged: {self.damaged[0]}")
+
+    def _whole(self, wanted: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Those clips whose videos can be read; notes the others."""
+        whole: list[tuple[int, int]] = []
+        for _, group in itertools.groupby(wanted, key=lambda clip: clip[0]):
+            clips = list(group)
+            try:
+                self._batch(clips)
+            except ShardError as error:
+                self.damaged.append(str(error))
+                self.left_out += len(clips)
+            else:
+                whole += clips
+        return whole
 
     def _batch(self, wanted: Sequence[tuple[int, int]]) -> Batch:
         """The captions ``(video, caption)`` as clips."""

@@ -90,8 +90,8 @@ class Slots:
             torch.cuda.cudart().cudaHostUnregister(_address(self._memory))
 
 
-GRACE_SECONDS = 20
-"""What a process goes on for after a SIGTERM."""
+GRACE_SECONDS = 120
+"""What a process goes on for after a SIGTERM: its parent got it too, and still ends its step and saves."""
 
 
 class WorkerPool:

@@ -23,6 +23,10 @@ State = dict[str, Any]
 _NAME = re.compile(r"step-(\d+)\.pt")
 
 
+class DamagedError(InputError):
+    """A checkpoint's bytes are not those that were written."""
+
+
 class Checkpoints:
     """The checkpoints of one run, ``step-00001000.pt`` and so on, and ``best.json``, which names the best."""
 
@@ -58,26 +62,31 @@ class Checkpoints:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.path(step)
-        replace_file(path, lambda part: _save(state, part))
+        replace_file(path, lambda part: _save({**state, "score": score}, part))
+        self._note_score(step, score)
+        self._prune()
+        return path
+
+    def _note_score(self, step: int, score: float | None) -> None:
         best = self.best()
         if score is not None and (best is None or score >= best[1] or not self.path(best[0]).exists()):
             text = json.dumps({"step": step, "score": score})
             replace_file(self.folder / "best.json", lambda part: part.write_text(text))
-        self._prune()
-        return path
 
     def last(self, warn: Callable[[str], None]) -> tuple[Path, State] | None:
         """The newest checkpoint that is whole; damaged ones are put aside and ``warn`` is told of each.
 
         Raises:
-            InputError: there are checkpoints, but none is whole.
+            InputError: there are checkpoints, but none is whole; or memory ran out.
         """
         steps = self.steps()
         for step in reversed(steps):
             path = self.path(step)
             try:
-                return path, read_checkpoint(path)
-            except InputError as error:
+                state = read_checkpoint(path)
+                self._note_score(step, state.get("score"))  # where a kill came between the two files
+                return path, state
+            except DamagedError as error:
                 path.rename(path.with_name(path.name + ".damaged"))
                 warn(f"{error}; put aside as {path.name}.damaged, going on from the one before it")
         if steps or any(self.folder.glob("step-*.pt.damaged")):
@@ -91,6 +100,25 @@ class Checkpoints:
             self.path(other).unlink()
         return later
 
+    def went_back_to(self, path: Path) -> bool:
+        """Whether the run has already gone back to a checkpoint, and has some since: so a repeated command goes on."""
+        try:
+            return bool(self.steps()) and (self.folder / "went-back.json").read_text() == _said(path)
+        except FileNotFoundError:
+            return False
+
+    def go_back(self, path: Path, step: int) -> list[int]:
+        """Removes what is later than a step, whose checkpoint is in a file; gives the steps that were removed."""
+        removed = self.remove_after(step)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        replace_file(self.folder / "went-back.json", lambda part: part.write_text(_said(path)))
+        return removed
+
+    def remove_parts(self) -> None:
+        """Removes what a killed process had not written to the end; only for who has the run to itself."""
+        for part in self.folder.glob("*.part"):
+            part.unlink()
+
     def _prune(self) -> None:
         best = self.best()
         for step in self.steps()[: -self.keep]:
@@ -102,20 +130,27 @@ def read_checkpoint(path: Path) -> State:
     """A checkpoint's content, on the CPU; each record is held against the checksum that torch stored with it.
 
     Raises:
-        InputError: the file is missing, damaged, or not a checkpoint of this program.
+        DamagedError: the file is damaged.
+        InputError: it is missing, or not a checkpoint of this program, or memory ran out.
     """
     if not path.is_file():
         raise InputError(f"there is no checkpoint {path}")
     try:
         check_records(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise InputError(f"checkpoint {path} is damaged ({_first_sentence(error)})") from None
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or "alloc" in str(error):
+            raise InputError(f"not enough memory for checkpoint {path} ({path.stat().st_size / 1e9:.1f} GB)") from None
+        raise DamagedError(f"checkpoint {path} is damaged ({_first_sentence(error)})") from None
     except pickle.UnpicklingError as error:
         raise InputError(f"{path} is not a checkpoint of this program ({_first_sentence(error)})") from None
     if not isinstance(state, dict) or "model" not in state:
         raise InputError(f"{path} is not a checkpoint of this program: it holds no model")
     return state
+
+
+def _said(path: Path) -> str:
+    return json.dumps({"checkpoint": str(path.absolute())})
 
 
 def _save(state: State, path: Path) -> None:

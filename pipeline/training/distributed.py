@@ -115,6 +115,32 @@ class Ranks:
         return holder[0]
 
 
+class AnyRank:
+    """Whether a flag is set on any rank, asked in each step and answered in the next one: so no GPU is waited for."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._answer: Tensor | None = None
+        self._arrived: torch.cuda.Event | None = None
+
+    def __call__(self, flag: bool) -> bool:
+        """The answer to the call before, the same on all ranks; alone the flag itself."""
+        if self._ranks.world_size == 1:
+            return flag
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        before = self._answer is not None and bool(self._answer.item())
+        # torch.tensor would wait for the device
+        value = torch.full((), int(flag), dtype=torch.int32, device=self._ranks.device)
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+        self._answer = value
+        if value.is_cuda:
+            self._answer = torch.empty((), dtype=torch.int32, pin_memory=True).copy_(value, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+        return before
+
+
 @contextmanager
 def join_ranks() -> Iterator[Ranks]:
     """The place of this process among those that ``torchrun`` started; alone without it."""

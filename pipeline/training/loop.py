@@ -12,11 +12,12 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from pipeline.config import Recipe, TrainSettings
+from pipeline.errors import InputError
 from pipeline.objectives import Loss
 from pipeline.training.batch_norm import synchronize_batch_norm
 from pipeline.training.batches import Batch
 from pipeline.training.checkpoint import Checkpoints, State
-from pipeline.training.distributed import Ranks
+from pipeline.training.distributed import AnyRank, Ranks
 from pipeline.training.logging import RunLog, Stopwatch, peak_memory
 from pipeline.training.schedule import learning_rate, total_steps
 from pipeline.training.state import Position, Stateful, capture, restore
@@ -108,6 +109,7 @@ def train(
     stopwatch = Stopwatch(position.elapsed)
     clustering_time = getattr(loss, "clustering_time", None)
     begin_epoch, clusters_used = (getattr(loss, name, None) for name in ("begin_epoch", "clusters_used"))
+    asked_to_stop = AnyRank(ranks)
     clips = 0
     over = position.step >= last_step or ranks.any(seconds is not None and position.elapsed >= seconds)
 
@@ -134,12 +136,15 @@ def train(
             losses.add(position.step, named, batch["video_index"].clone())
 
             logging = position.step % settings.log_every == 0
+            over = position.step >= last_step
             # asking the other ranks makes a GPU wait, so it is done when it waits anyway
             asking = logging or ranks.world_size == 1
-            over = position.step >= last_step
             over |= seconds is not None and asking and ranks.any(position.elapsed >= seconds)
-            ending = over or (asking and ranks.any(stop.signal is not None))
-            evaluating = validate is not None and (over or _is_multiple(position.step, settings.evaluate_every))
+            stopping = asked_to_stop(stop.signal is not None)
+            ending = over or stopping
+            # who asks to stop may not wait for an evaluation
+            due = over or (not stopping and _is_multiple(position.step, settings.evaluate_every))
+            evaluating = validate is not None and due
             saving = ending or evaluating or position.step % settings.checkpoint_every == 0
             if logging or saving:
                 epoch = (position.step - 1) // steps_per_epoch
@@ -148,14 +153,19 @@ def train(
                 spent = clustering_time.take() if clustering_time is not None and "loss/cluster" in row else None
                 row |= {"clusters_used": clusters_used()} if spent is not None and clusters_used is not None else {}
                 row |= {**stopwatch.lap(clips, spent), "memory_bytes": peak_memory(ranks.device)}
+                failure = None
                 if evaluating and validate is not None:
-                    row |= ranks.from_main(validate(model) if ranks.is_main else {})
+                    found, failure = _validated(validate, model, ranks)
+                    row |= found
                     model.train(not settings.eval_mode)
+                    ending |= ranks.any(stop.signal is not None)
                 log.write(row, position.elapsed)
                 if saving:
                     snapshot = capture(position, parts, recipe.to_dict(), ranks)
                     if ranks.is_main:
                         checkpoints.save(position.step, snapshot, row.get("score"))
+                if failure is not None:
+                    raise failure
                 clips = 0
                 stopwatch.next_lap()
             if ending:
@@ -169,6 +179,23 @@ def build_optimizer(settings: TrainSettings, model: nn.Module) -> torch.optim.Op
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     # one pass over all parameters: on a CPU too it saves a few percent of a small step
     return kind(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+
+
+def _validated(
+    validate: Callable[[nn.Module], dict[str, float]], model: nn.Module, ranks: Ranks
+) -> tuple[dict[str, float], Exception | None]:
+    """The main rank's numbers, on all ranks, and what went wrong: the steps so far are to be saved all the same."""
+    found: dict[str, float] = {}
+    failure: Exception | None = None
+    if ranks.is_main:
+        try:
+            found = validate(model)
+        except Exception as error:
+            failure = error
+    found, failed = ranks.from_main((found, failure is not None))
+    if failed and failure is None:
+        failure = InputError("the evaluation failed in the first process")
+    return found, failure
 
 
 def _endless(loader: Loader) -> Iterator[Batch]:

@@ -60,7 +60,8 @@ def capture(position: Position, parts: dict[str, Stateful], recipe: dict[str, An
 def restore(state: State, parts: dict[str, Stateful], ranks: Ranks) -> Position:
     """Puts the parts back to where they were.
 
-    A rank that the saved run did not have keeps the random state that its seed gave it.
+    A rank that the saved run did not have keeps the random state that its seed gave it. The parts' states are taken out
+    of ``state``.
 
     Raises:
         InputError: the checkpoint is of another model or optimiser.
@@ -71,7 +72,7 @@ def restore(state: State, parts: dict[str, Stateful], ranks: Ranks) -> Position:
         if name not in state:
             raise InputError(f"the checkpoint has no {name}: it is only good for --init")
         try:
-            part.load_state_dict(state[name])
+            part.load_state_dict(state.pop(name))  # what has been loaded need not stay in memory
         except (RuntimeError, ValueError, KeyError) as error:
             first = " ".join(str(error).split())[:200]
             raise InputError(f"the checkpoint does not fit this run's {name} ({first})") from None
