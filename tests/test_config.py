@@ -48,6 +48,10 @@ def test_a_recipe_changes_only_what_it_lists_of_its_base(tmp_path: Path) -> None
             "evaluate.strategy is cut and evaluate.windows 2, but .* set evaluate.strategy at_once",
         ),
         (["--loss.temperature", ".nan"], "loss.temperature is nan; it must be more than 0"),
+        (["--loss.weights", "{tv: -1}"], "loss.weights.tv is -1.0; it must be 0 or more"),
+        (["--loss.margin", ".nan"], "loss.margin is nan; it must be 0 or more"),
+        (["--train.eval_mode", "true", "--model.cross_modal", "false"], "model.cross_modal false is against that"),
+        (["--evaluate.split", "a: b: c"], "--evaluate.split a: b: c: not valid YAML"),
         (["--train", "3"], "train is a section of settings"),
         (["--train.steps"], "needs a value"),
         (["steps"], "unexpected argument steps"),
@@ -93,3 +97,10 @@ def test_what_decides_the_stored_values_decides_the_fingerprint() -> None:
     assert ExtractSettings(audio_dtype="8bit").fingerprint() != ExtractSettings().fingerprint()
     silent = ExtractSettings(audio=False, audio_dtype="8bit")
     assert silent.fingerprint() == ExtractSettings(audio=False).fingerprint()
+
+
+def test_a_recipe_that_is_based_on_itself_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "round.yaml"
+    path.write_text(f"base: {path}\n")
+    with pytest.raises(InputError, match=r"round\.yaml is based on itself"):
+        load_recipe(str(path))

@@ -1,9 +1,12 @@
 """What a command may and may not do to a run that is there already."""
 
 import errno
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -144,3 +147,45 @@ def test_a_second_process_waits_for_one_that_ends(folder: Path, tmp_path: Path) 
     processes = [subprocess.Popen(arguments, stderr=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
     assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == list(range(1, 13))
+
+
+def test_a_repeated_command_goes_back_once(folder: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    back = ["--resume", str(run / "checkpoints" / "step-00000006.pt"), "--train.keep", "1"]
+    train.main(command(folder, run, *back, "--train.steps", "8"))
+    checkpoints = Checkpoints(run / "checkpoints")
+    assert checkpoints.steps() == [8]
+    train.main(command(folder, run, *back, "--train.steps", "10"))
+    told = " ".join(capsys.readouterr().err.split())
+    assert "goes on from there" in told and "step-00000008.pt, step 8" in told
+    assert read_rows(run / "metrics.jsonl") and checkpoints.steps() == [10]
+
+
+def test_what_a_killed_process_left_half_written_goes(folder: Path, run: Path) -> None:
+    part = run / "checkpoints" / "step-00000013.pt.part"
+    part.write_bytes(b"half")
+    train.main(command(folder, run, "--train.steps", "13"))
+    assert not part.exists()
+
+
+def test_bare_weights_are_no_position(folder: Path, tmp_path: Path) -> None:
+    torch.save({"model": {}}, tmp_path / "weights.pt")
+    with pytest.raises(InputError, match=r"weights\.pt holds weights, but no position"):
+        train.main(command(folder, tmp_path / "run", "--resume", str(tmp_path / "weights.pt")))
+
+
+@pytest.mark.slow
+def test_a_signal_to_all_processes_of_torchrun_saves(folder: Path, tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    arguments = command(folder, tmp_path, "--train.steps", "100000", "--train.checkpoint_every", "100000")
+    process = subprocess.Popen(
+        [*torchrun, "-m", "pipeline.train", "--", *arguments, "--train.log_every", "50", "--train.workers", "1"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 90
+    while not read_rows(tmp_path / "metrics.jsonl") and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    said = process.communicate(timeout=60)[1]
+    reached = Checkpoints(tmp_path / "checkpoints").steps()
+    assert len(reached) == 1 and reached[0] > 50, said
+    assert "the same command continues" in said

@@ -217,6 +217,19 @@ def test_contradictions_and_strange_weights_are_named(tmp_path):
         load_published({**weights, "text_norm_layer.bias": torch.zeros(3)}, heads=2)
     with pytest.raises(InputError, match="no known network"):
         load_published({"fc.weight": torch.zeros(2, 2)})
+    with pytest.raises(
+        InputError, match=r"neither weights nor settings .*\(no 'fusion\.blocks\.0\.mlp\.fc1\.weight'\)"
+    ):
+        load_published({name: value for name, value in weights.items() if ".mlp." not in name}, heads=2)
+    for heads in (0, "2"):
+        with pytest.raises(InputError, match="neither weights nor settings"):
+            load_published(weights, heads=heads)
+    with pytest.raises(InputError, match="no tensor by name"):
+        load_published({1: torch.zeros(2)})
+    (tmp_path / "config.yaml").write_bytes(b"\xff\xfe")
+    torch.save(weights, tmp_path / "latest_model.pth")
+    with pytest.raises(InputError, match=r"config\.yaml: not valid YAML"):
+        load_published(tmp_path / "latest_model.pth", heads=2)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"arch": {"type": "ResNet"}}))
     torch.save(weights, tmp_path / "latest_model.pth")
     with pytest.raises(InputError, match="ResNet is no MFT"):

@@ -224,3 +224,16 @@ def test_a_cluster_head_is_clustered_instead_of_the_embeddings():
     of_heads = build_loss(settings)(_outputs(seed=9))[1]
     torch.testing.assert_close(with_heads["cluster"], of_heads["cluster"])
     torch.testing.assert_close(with_heads["tv"], build_loss(settings)(outputs)[1]["tv"])
+
+
+def test_clips_that_have_nothing_enter_no_queue_and_start_no_cluster():
+    outputs = _outputs()
+    lacking = torch.arange(12) % 3 == 0
+    for name in ("text", "video", "audio"):
+        outputs[f"{name}_nonempty_input_mask"] = ~lacking
+    outputs["enters_queue"] = torch.ones(12, dtype=torch.bool)
+    loss = build_loss(LossSettings(name="mcn", clusters=4, queue_size=2)).train()
+    loss(outputs)
+    state = loss.state_dict()["clustering._extra_state"]
+    assert len(state["queue"][0]) == 8
+    assert state["queue"][0].any(dim=1).all() and state["centroids"].any(dim=1).all()

@@ -128,3 +128,22 @@ def test_a_damaged_caption_is_named(tmp_path, found, instead, message):
     tar.write_bytes(whole[:at] + instead.ljust(end - at) + whole[end:])
     with pytest.raises(ShardError, match=rf"set-w0-000000\.tar: the narration at byte \d+ is unusable: {message}"):
         list(evaluation_clips(ShardSet(folder), "test"))
+
+
+def test_clips_of_damaged_videos_are_left_out_if_the_settings_say_so(tmp_path):
+    samples = [make_sample(f"test{number}", split="test") for number in range(4)]
+    write_shards(tmp_path, samples)
+    shards = ShardSet(tmp_path)
+    row = shards.table.slice(2, 1).to_pylist()[0]
+    with next(tmp_path.glob("*.tar")).open("r+b") as tar:
+        tar.seek(row["times_offset"])
+        tar.write(b"\xff" * 64)
+    with pytest.raises(ShardError, match="narration"):
+        list(evaluation_clips(shards, "test", batch_clips=5))
+    whole = [f"{row['video_id']}/" for row in shards.table.to_pylist() if row["video_id"] != "test2"]
+    found = evaluation_clips(shards, "test", ClipSettings(damaged="skip"), batch_clips=5)
+    for _ in range(2):
+        ids = [clip for batch in found for clip in batch["clip_ids"]]
+        assert {f"{clip.split('/')[0]}/" for clip in ids} == set(whole)
+        assert found.left_out == row["captions"] and len(ids) == 3 * row["captions"]
+        assert found.damaged and all("narration" in message for message in found.damaged)

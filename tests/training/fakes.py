@@ -1,6 +1,6 @@
 """A loader, a network and a loss that are as small as can be, and as random as the real ones."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +97,10 @@ def run_training(
     state: dict[str, Any] | None = None,
     loader: FakeLoader | None = None,
     seconds: float | None = None,
+    validate: Callable[[nn.Module], dict[str, float]] | None = None,
     **settings: Any,
 ) -> Outcome:
     torch.manual_seed(7)
     model, loader = FakeModel(), loader or FakeLoader()
-    keywords = {"state": state, "seconds": seconds, "video_ids": VIDEOS}
+    keywords = {"state": state, "seconds": seconds, "validate": validate, "video_ids": VIDEOS}
     return train(recipe(**settings), model, FakeLoss(), loader, dict, run, QUIET, **keywords)

@@ -75,3 +75,29 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
     torch.save({"model": Path}, path)
     with pytest.raises(InputError, match="not a checkpoint of this program"):
         read_checkpoint(path)
+
+
+def test_a_lack_of_memory_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state(1))
+
+    def lacking(*_: object, **__: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", lacking)
+        with pytest.raises(InputError, match="not enough memory for checkpoint"):
+            checkpoints.last(pytest.fail)
+    assert checkpoints.last(pytest.fail) is not None
+
+
+def test_a_score_is_not_lost_by_a_kill_right_after_its_checkpoint(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, state(1), 1.0)
+    best = (tmp_path / "best.json").read_bytes()
+    checkpoints.save(2, state(2), 9.0)
+    (tmp_path / "best.json").write_bytes(best)
+    checkpoints.last(pytest.fail)
+    assert checkpoints.best() == (2, 9.0)
+    checkpoints.save(3, state(3), 2.0)
+    assert checkpoints.steps() == [2, 3]

@@ -11,9 +11,11 @@ import torch
 from pipeline.errors import InputError
 from pipeline.objectives.contrastive import ALL
 from pipeline.training.checkpoint import Checkpoints, State
+from pipeline.training.distributed import AnyRank, Ranks
 from pipeline.training.logging import read_rows
 from pipeline.training.loop import train
 from tests.training.fakes import QUIET, VIDEOS, FakeLoader, FakeLoss, FakeModel, recipe, run_training
+from tests.training.processes import run_ranks
 
 
 def losses(run: Path) -> dict[int, tuple[float, float]]:
@@ -160,3 +162,54 @@ def test_float16_training_that_can_take_no_step_ends(tmp_path: Path) -> None:
     ):
         loop(tmp_path, QUIET)
     assert len(losses(tmp_path)) == 16
+
+
+def test_an_evaluation_that_fails_loses_no_step(tmp_path: Path) -> None:
+    def failing(model: torch.nn.Module) -> dict[str, float]:
+        raise InputError("a test video is damaged")
+
+    with pytest.raises(InputError, match="a test video is damaged"):
+        run_training(tmp_path, validate=failing, steps=40, evaluate_every=5)
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [5]
+    assert len(losses(tmp_path)) == 5
+
+
+def test_who_asks_to_stop_waits_for_no_evaluation(tmp_path: Path) -> None:
+    evaluated = []
+
+    class Signalling(FakeLoader):
+        def _part(self, videos):
+            if self.epoch == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super()._part(videos)
+
+    run_training(
+        tmp_path, loader=Signalling(), validate=lambda _: evaluated.append(1) or {}, steps=40, evaluate_every=4
+    )
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [4] and not evaluated
+
+
+def test_a_signal_while_evaluating_stops_there(tmp_path: Path) -> None:
+    def signalled(model: torch.nn.Module) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {"score": 1.0}
+
+    outcome = run_training(tmp_path, validate=signalled, steps=40, evaluate_every=5)
+    assert outcome.position.step == 5
+    assert Checkpoints(tmp_path / "checkpoints").best() == (5, 1.0)
+
+
+def test_what_a_checkpoint_held_does_not_stay_in_memory(tmp_path: Path) -> None:
+    run_training(tmp_path, steps=2)
+    state = newest(tmp_path)
+    run_training(tmp_path, state, steps=3)
+    assert not {"model", "loss", "optimizer", "loader"} & set(state)
+
+
+def _stop_one(ranks: Ranks) -> list[bool]:
+    asked = AnyRank(ranks)
+    return [asked(ranks.rank == 1 and step == 1) for step in range(4)]
+
+
+def test_ranks_stop_together_a_step_after_one_was_asked_to() -> None:
+    assert run_ranks(2, _stop_one) == [[False, False, True, False]] * 2
