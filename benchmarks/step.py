@@ -76,8 +76,8 @@ def make_batch(settings: ModelSettings, clips: int, device: str) -> dict[str, Te
 class Step:
     """Forward, loss and backward, ours or the published way, with what the device calls for."""
 
-    def __init__(self, model: MFT, device: str, published: bool, compiled: bool = False) -> None:
-        self.model, self.device, self.published = model, device, published
+    def __init__(self, model: MFT, device: str, published: bool, compiled: bool = False, halves: bool = False) -> None:
+        self.model, self.device, self.published, self.halves = model, device, published, halves
         self.settings = LossSettings()
         self.loss = build_loss(self.settings)
         self.run = torch.compile(model) if compiled else model
@@ -98,7 +98,8 @@ class Step:
         return total.detach(), {name: value.detach() for name, value in outputs.items()}
 
     def _precision(self, dtype: torch.dtype) -> AbstractContextManager[object]:
-        return torch.autocast("cuda", dtype=dtype) if self.device == "cuda" else nullcontext()
+        halves = self.device == "cuda" or (self.halves and not self.published)
+        return torch.autocast(self.device, dtype=dtype) if halves else nullcontext()
 
 
 def differences(ours: Step, published: Step, batch: Batch) -> dict[str, float]:
@@ -241,6 +242,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=5, help="measured steps of each, taken in turns")
     parser.add_argument("--compile", action="store_true", help="also this package under torch.compile")
+    parser.add_argument("--halves", action="store_true", help="on a CPU: also this package in bfloat16")
     parser.add_argument("--transform", action="store_true", help="convolutions by transform on a GPU as well")
     parser.add_argument(
         "--ranks", type=int, nargs="+", help="instead: the step on so many processes, one after another"
@@ -268,6 +270,8 @@ def main() -> None:
         "published way": Step(model, device, published=True),
         "this package": Step(model, device, published=False),
     }
+    if arguments.halves:
+        steps["this package, bfloat16"] = Step(model, device, published=False, halves=True)
     distance = differences(steps["this package"], steps["published way"], batch)
     operations = {name: count_operations(step, batch) for name, step in steps.items()}
     if arguments.compile:

@@ -154,11 +154,18 @@ def _check_ranges(recipe: Recipe, where: str) -> None:
             f"{where}: train.eval_mode runs the network as evaluation does, with pairs; model.cross_modal "
             "false is against that: set one of them"
         )
+    if recipe.model.audio_pooling != "none" and recipe.model.max_audio_tokens is None:
+        raise InputError(f"{where}: model.audio_pooling {recipe.model.audio_pooling} needs model.max_audio_tokens")
     _check_cuts(recipe, where)
 
 
 def _check_cuts(recipe: Recipe, where: str) -> None:
     """Refuses to cut clips of which there is but one vector; training would find out at its first evaluation."""
+    if recipe.clips.pieces > 1 and recipe.evaluate.strategy != "cut":
+        raise InputError(
+            f"{where}: clips.pieces {recipe.clips.pieces} cuts clips, but evaluate.strategy is "
+            f"{recipe.evaluate.strategy}: set evaluate.strategy cut and evaluate.windows {recipe.clips.pieces}"
+        )
     if recipe.clips.max_video_tokens:
         return
     why = "clips.max_video_tokens 0 makes one token of a clip, which cannot be cut"

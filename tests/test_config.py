@@ -42,7 +42,10 @@ def test_a_recipe_changes_only_what_it_lists_of_its_base(tmp_path: Path) -> None
         (["--train.log_every", "-5"], "train.log_every is -5; it must be 1 or more"),
         (["--train.learning_rate", "-1"], "train.learning_rate is -1.0; it must be 0 or more"),
         (["--train.seed", "-1"], "train.seed is -1; it must be 0 or more"),
-        (["--clips.max_video_tokens", "0", "--clips.pieces", "3"], "clips.pieces is 3, but .* set clips.pieces 1"),
+        (
+            ["--clips.max_video_tokens=0", "--clips.pieces=3", "--evaluate.strategy=cut"],
+            "clips.pieces is 3, but .* set clips.pieces 1",
+        ),
         (
             ["--clips.max_video_tokens=0", "--evaluate.windows=2", "--evaluate.strategy=cut"],
             "evaluate.strategy is cut and evaluate.windows 2, but .* set evaluate.strategy at_once",
@@ -51,6 +54,8 @@ def test_a_recipe_changes_only_what_it_lists_of_its_base(tmp_path: Path) -> None
         (["--loss.weights", "{tv: -1}"], "loss.weights.tv is -1.0; it must be 0 or more"),
         (["--loss.margin", ".nan"], "loss.margin is nan; it must be 0 or more"),
         (["--train.eval_mode", "true", "--model.cross_modal", "false"], "model.cross_modal false is against that"),
+        (["--clips.pieces", "2"], "clips.pieces 2 cuts clips, .* set evaluate.strategy cut and evaluate.windows 2"),
+        (["--model.audio_pooling", "max_pool"], "model.audio_pooling max_pool needs model.max_audio_tokens"),
         (["--evaluate.split", "a: b: c"], "--evaluate.split a: b: c: not valid YAML"),
         (["--train", "3"], "train is a section of settings"),
         (["--train.steps"], "needs a value"),

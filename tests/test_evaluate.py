@@ -120,6 +120,11 @@ def test_a_damaged_checkpoint_gives_no_figures(folder: Path, tmp_path: Path) -> 
         run(folder, "--checkpoint", str(tmp_path / "damaged.pt"))
 
 
+def test_another_number_of_heads_is_refused_though_it_fits(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"was trained with model\.heads 2, not 4"):
+        run(folder, "--model.heads", "4")
+
+
 def test_weights_that_are_not_finite_are_told(folder: Path, tmp_path: Path) -> None:
     weights = read_checkpoint(folder / "run" / "checkpoints" / "step-00000002.pt")["model"]
     torch.save({"model": {name: value * torch.nan for name, value in weights.items()}}, tmp_path / "nan.pt")

@@ -112,13 +112,24 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """
     checkpoint = read_any_checkpoint(path)
     weights = find_state_dict(checkpoint, str(path))
+    trained = checkpoint.get("recipe") if isinstance(checkpoint, dict) else None
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        trained = checkpoint.get("recipe") if isinstance(checkpoint, dict) else None
         recipe = f", it was trained with recipe {trained['name']}" if isinstance(trained, dict) else ""
         reason = _difference(model, weights) or " ".join(str(error).split())[:300]
         raise InputError(f"{path} is of another model than the recipe's: {reason}{recipe}") from None
+    if isinstance(trained, dict):
+        _check_heads(model, trained, path)
+
+
+def _check_heads(model: nn.Module, trained: Mapping[str, Any], path: Path) -> None:
+    """Shapes don't tell the number of attention heads, but what a network computes depends on it."""
+    settings, heads = getattr(model, "settings", None), trained.get("model", {}).get("heads")
+    if heads is not None and getattr(settings, "name", None) == "mft" and settings.heads != heads:
+        raise InputError(
+            f"{path} was trained with model.heads {heads}, not {settings.heads}: set --model.heads {heads}"
+        )
 
 
 def _difference(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
