@@ -126,10 +126,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
 def _check_heads(model: nn.Module, trained: Mapping[str, Any], path: Path) -> None:
     """Shapes don't tell the number of attention heads, but what a network computes depends on it."""
     settings, heads = getattr(model, "settings", None), trained.get("model", {}).get("heads")
-    if heads is not None and getattr(settings, "name", None) == "mft" and settings.heads != heads:
-        raise InputError(
-            f"{path} was trained with model.heads {heads}, not {settings.heads}: set --model.heads {heads}"
-        )
+    if settings is None or heads is None or settings.name != "mft" or settings.heads == heads:
+        return
+    raise InputError(f"{path} was trained with model.heads {heads}, not {settings.heads}: set --model.heads {heads}")
 
 
 def _difference(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
