@@ -50,10 +50,11 @@ RECIPES = Path(__file__).parent / "recipes"
 
 _LEAST = {
     0: (
-        "clips.max_video_tokens", "model.depth", "loss.clusters", "loss.queue_size", "loss.margin", "train.steps",
+        "clips.max_video_tokens", "model.depth", "loss.clusters", "loss.queue_size", "train.steps",
         "train.learning_rate", "train.weight_decay", "train.warmup_steps", "train.workers", "train.seed",
     ),
     1: (
+        "extract.batch_size", "extract.word_dim", "extract.shard_bytes",
         "clips.per_video", "clips.max_words", "clips.max_audio_frames", "clips.pieces", "clips.shuffle_shards",
         "model.video_dim", "model.text_dim", "model.embed_dim", "model.projection_dim", "model.heads",
         "model.davenet_width", "model.max_audio_tokens", "model.max_video_tokens", "model.max_text_tokens",
@@ -65,8 +66,8 @@ _LEAST = {
 }  # fmt: skip
 """The least that settings can be."""
 _POSITIVE = (
-    "clips.seconds", "model.mlp_ratio", "loss.temperature", "loss.cluster_temperature", "train.decay",
-    "train.clip_gradient",
+    "extract.timeout", "clips.seconds", "model.mlp_ratio", "loss.temperature", "loss.cluster_temperature",
+    "train.decay", "train.clip_gradient",
 )  # fmt: skip
 
 
@@ -145,6 +146,8 @@ def _check_ranges(recipe: Recipe, where: str) -> None:
         value = getattr(getattr(recipe, section), name)
         if value is not None and not value > 0:
             raise InputError(f"{where}: {key} is {value}; it must be more than 0")
+    if not math.isfinite(recipe.loss.margin):
+        raise InputError(f"{where}: loss.margin is {recipe.loss.margin}; it must be a finite number")
     for name, weight in (recipe.loss.weights or {}).items():
         if not 0 <= weight < math.inf:
             raise InputError(f"{where}: loss.weights.{name} is {weight}; it must be 0 or more")

@@ -170,7 +170,7 @@ def fetch_all(
 
     from pipeline import ray_pool
 
-    nodes = ray_pool.alive_nodes()
+    nodes, retired = ray_pool.alive_nodes(), set[int]()
     # Downloads wait for the network: they claim no CPU, so that extraction can run beside them. One thread more than
     # there are downloads answers for the state.
     options = {"num_cpus": 0, "max_restarts": 0, "max_concurrency": settings.concurrency + 1}
@@ -189,13 +189,19 @@ def fetch_all(
     display = stage_progress() if progress is None else nullcontext(progress)
     with pool, display as shown, _watching(pool, shown, session) as bar:
         try:
-            for outcome in pool.run(jobs):
+            for outcome in pool.run(session.of_open_sources(jobs)):
                 row = _as_row(outcome)
                 if row.outcome == "skipped":
-                    # The node's source is of no use any more; other nodes, with other addresses, go on.
-                    pool.retire(outcome.slot)
-                    pool.resubmit(outcome.item)
-                    session.stopped[nodes[outcome.slot].host] = row.message
+                    session.note_closed(nodes[outcome.slot].host, row.message)
+                    if len(retired) + 1 < len(nodes):
+                        # other nodes, with other addresses, go on
+                        retired.add(outcome.slot)
+                        pool.retire(outcome.slot)
+                        pool.resubmit(outcome.item)
+                    else:
+                        # the last one goes on with other sources
+                        session.closed.add(str(row.closed_source))
+                        session.leave_out(row.video_id)
                 else:
                     session.tally.record(row)
                 shown.update(bar, completed=session.tally.settled)

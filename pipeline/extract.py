@@ -132,7 +132,8 @@ def run(arguments: argparse.Namespace, recipe: Recipe) -> None:
         tally.flush()
         ray_pool.stop()
         speed = f"{tally.seconds:.0f} s, {tally.settled / tally.seconds:.2f} videos/s"
-        console.print(f"extract: {tally.describe()}, {there}; {speed}; shards in {folder}", soft_wrap=True)
+        before = f"{len(failed)} failed before (--retry REASON tries them again), " if failed else ""
+        console.print(f"extract: {tally.describe()}, {before}{there}; {speed}; shards in {folder}", soft_wrap=True)
 
 
 def destination_of(arguments: argparse.Namespace) -> Destination | None:
@@ -264,7 +265,8 @@ def _as_row(outcome: ray_pool.Outcome[Job, LedgerRow]) -> LedgerRow:
         return outcome.result
     if outcome.error is None:
         return row_of(outcome.item, "done", None, "its worker died after the sample was on disk")
-    if isinstance(outcome.error, OSError) and outcome.error.errno in (errno.ENOSPC, errno.EDQUOT):
+    full = isinstance(outcome.error, OSError) and outcome.error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or isinstance(outcome.error, InputError):  # no fault of the video's, and the next would find it as well
         raise outcome.error
     return row_of(outcome.item, "failed", "unknown", f"{type(outcome.error).__name__}: {outcome.error}")
 

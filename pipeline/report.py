@@ -165,7 +165,9 @@ def sample_section(shards: ShardSet, videos: Path) -> Section:
 
 def training_section(log: Path) -> Section:
     """Loss curves and speed, from ``metrics.jsonl``."""
-    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    from pipeline.training.logging import read_rows  # torch takes seconds to import
+
+    rows = read_rows(log)
     curves: dict[str, list[Point]] = defaultdict(list)
     for row in rows:
         for key, value in row.items():
@@ -257,6 +259,8 @@ def _read_settings(run: Path) -> dict[str, Any]:
     if not path.exists():
         raise InputError(f"{path} is not there: {run} is no run, or was never trained")
     values = yaml.safe_load(path.read_text())
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: holds no settings: the same training command writes them again")
     return dict(values.get("recipe", values)) if isinstance(values.get("recipe"), dict) else dict(values)
 
 

@@ -205,6 +205,7 @@ class Relay:
         self.session, self.budget, self.total = session, budget, session.total + len(there)
         self.tally = _NotingTally(ledger, self._extracted)
         session.tally = _NotingTally(ledger, self._fetched)
+        session.on_left_out = self._left_out
         self.all_fetched = False
         """Whether nothing more comes in."""
         self.before = f"before: {before[0]:,} in shards, {before[1] + session.failed_before:,} failed for good"
@@ -244,6 +245,11 @@ class Relay:
             self._arrived.append(video)
         else:
             self._under_way.discard(row.video_id)
+
+    def _left_out(self, video_id: str) -> None:
+        self.budget.settle(video_id)
+        self._coming.pop(video_id)
+        self._under_way.discard(video_id)
 
     def to_extract(self) -> Iterator[extraction.Job | None]:
         """What has arrived, with its captions; None while nothing has."""

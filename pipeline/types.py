@@ -12,6 +12,9 @@ Modality = Literal["2d", "3d", "audio", "text"]
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
+LATEST_TIME = 1e9
+"""Seconds, or words, that no video has: a number that large is of damaged bytes."""
+
 
 class Caption(NamedTuple):
     """A piece of narration, or an annotated segment of a benchmark."""

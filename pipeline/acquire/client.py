@@ -92,15 +92,16 @@ class Downloader:
         started = time.monotonic()
         self._transfer.fetched = 0
         end = _End(0)
-        outcome = "done"
+        outcome, closed_source = "done", None
         with only_one(lock_path(self._folder, video.video_id), keep=False, wait=self._lock_wait) as mine:
             if not mine:
                 end = _End(0, Failure("unknown", "another process is fetching it"))
-            elif find_video(self._folder, video.video_id) is None and not self._take_unchecked(video):
+            elif find_video(self._folder, video.video_id) is None:
                 try:
-                    end = self._ask_sources(video, with_captions)
+                    end = self._take_unchecked(video, with_captions) or self._ask_sources(video, with_captions)
                 except SourceClosed as closed:
                     outcome, end = "skipped", _End(0, Failure(closed.reason, str(closed)))
+                    closed_source = closed.source
         if end.failure is not None and outcome == "done":
             outcome = "failed"
         return LedgerRow(
@@ -112,10 +113,11 @@ class Downloader:
             end.attempts,
             self._transfer.fetched,
             time.monotonic() - started,
+            closed_source=closed_source,
         )
 
-    def _take_unchecked(self, video: Video) -> bool:
-        """Accepts a file that came whole, but whose check a kill prevented."""
+    def _take_unchecked(self, video: Video, with_captions: bool) -> _End | None:
+        """Accepts a file that came whole, but whose check, or whose captions, a kill prevented."""
         for ending in MEDIA_ENDINGS:
             incoming = incoming_path(self._folder, video.video_id, ending)
             if incoming.is_file():
@@ -123,14 +125,32 @@ class Downloader:
                     self._check(incoming, None)
                 except Refused:
                     continue
+                note = self._captions_alone(video) if with_captions else ""
                 self._accept(video, incoming)
-                return True
-        return False
+                return _End(0, note=note)
+        return None
+
+    def _captions_alone(self, video: Video) -> str:
+        """Stores the subtitles of a video that is there; returns what there is to note."""
+        place = next((place for place in self._sources.of(video) if place.url is not None), None)
+        if place is None or place.url is None or find_captions(self._folder, video.video_id) is not None:
+            return ""
+        try:
+            since = self._pacer.enter(_subtitles_of(place))
+            try:
+                information = self._site.describe(video, place.url)
+            except Refused as refused:
+                self._pacer.report(_subtitles_of(place), refused.failure.reason, since, refused.retry_after)
+                return f"no subtitles: {refused.failure.reason}: {refused.failure.message}"
+        except SourceClosed as closed:
+            return f"no subtitles: {closed}"
+        return self._fetch_captions(video, place, information)
 
     def _ask_sources(self, video: Video, with_captions: bool) -> _End:
         """Asks one source after the other, as long as they say that they have not got the video."""
         attempts, said = 0, []
-        failure = Failure("not_found", "no source is set for it")
+        # not for good: the next run may name one
+        failure = Failure("unknown", "no source is set for it: give --source FOLDER or --template URL")
         for place in self._sources.of(video):
             end = self._ask(video, place, with_captions)
             attempts += end.attempts
@@ -208,7 +228,7 @@ class Downloader:
         try:
             part.unlink(missing_ok=True)
             try:
-                os.link(found, part)
+                os.link(found.resolve(), part)  # of a link, what it leads to
             except OSError:
                 shutil.copyfile(found, part)
             return part.replace(incoming)
@@ -242,11 +262,11 @@ class Downloader:
         beside = incoming_path(self._folder, video.video_id, f"{chosen.language}.{chosen.ending}")
         for attempt in itertools.count(1):
             try:
-                since = self._pacer.enter(place.source)
+                since = self._pacer.enter(_subtitles_of(place))
             except SourceClosed as closed:
                 return f"no subtitles: {closed}"
             failure, retry_after = self._read_subtitles(chosen.url, beside)
-            self._pacer.report(place.source, failure.reason if failure else None, since, retry_after)
+            self._pacer.report(_subtitles_of(place), failure.reason if failure else None, since, retry_after)
             if failure is None:
                 break
             if attempt >= self._settings.attempts or failure.reason not in RETRIED_AT_ONCE:
@@ -270,6 +290,11 @@ class Downloader:
     def _discard(self, video: Video) -> None:
         for path in unfinished_files(self._folder, video.video_id):
             path.unlink(missing_ok=True)
+
+
+def _subtitles_of(place: Place) -> str:
+    """A source of its own to the pacer: where subtitles are refused, videos may be had all the same."""
+    return f"{place.source} (subtitles)"
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from pipeline.acquire.locks import only_one
 from pipeline.errors import InputError
+from pipeline.types import without_surrogates
 
 SCHEMA = pa.schema(
     [
@@ -64,6 +65,8 @@ class LedgerRow:
     host: str = field(default_factory=socket.gethostname)
     at: datetime = field(default_factory=now)
     """When it ended."""
+    closed_source: str | None = None
+    """Of what was skipped, the source that is not asked any more; it is not stored."""
 
 
 class Ledger:
@@ -82,6 +85,7 @@ class Ledger:
         if not rows:
             return
         columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
+        columns["message"] = [text and without_surrogates(text) for text in columns["message"]]
         self._write(pa.table(columns, schema=SCHEMA))
         if len(self._parts()) > MANY_PARTS:
             self._merge()

@@ -24,6 +24,8 @@ SLOWEST = 1 / 600
 GAIN = 1.03
 """What a success multiplies the pace with."""
 LONGEST_PAUSE = 3600.0
+LONGEST_WISH = 86400.0
+"""Seconds that a source may ask to be left alone for; one that asks for more is given up."""
 SAMPLE = 32
 """Requests from which the present pace is measured."""
 
@@ -216,7 +218,7 @@ class Pacer:
         pace.pauses += 1
         pace.paused_at, pace.paused_until = at, at + max(pause, retry_after or 0.0)
         pace.next_at = 0.0
-        if pace.pauses > self._settings.give_up_after_pauses:
+        if pace.pauses > self._settings.give_up_after_pauses or (retry_after or 0.0) > LONGEST_WISH:
             pace.closed = reason
 
 

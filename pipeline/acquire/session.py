@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import date, timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -16,9 +16,11 @@ import pyarrow.compute as pc
 from pipeline.acquire.layout import videos_in
 from pipeline.acquire.ledger import Ledger, now
 from pipeline.acquire.reasons import REASONS, is_temporary
+from pipeline.acquire.sources import Sources
 from pipeline.acquire.tally import Tally
 from pipeline.config import DownloadSettings
 from pipeline.datasets.table import Manifest
+from pipeline.errors import InputError
 from pipeline.types import Video
 
 STAGE = "download"
@@ -62,6 +64,11 @@ class Session:
         had: Collection[str] | None = None,
     ) -> None:
         self._manifest, self._ledger, self._settings, self._folder = manifest, ledger, settings, folder
+        repeated = len(manifest) - int(pc.count_distinct(manifest.table(["video_id"])["video_id"]).as_py())
+        if repeated:
+            raise InputError(
+                f"{manifest.path} lists {repeated:,} ids again: python -m pipeline.manifest merge writes each once"
+            )
         rows = ledger.rows()
         latest = ledger.latest_of(rows, STAGE)
         finished = pc.equal(latest["outcome"], "done")
@@ -85,6 +92,12 @@ class Session:
         self.tally = Tally(ledger)
         self.stopped: dict[str, str] = {}
         """What ended before its time: the node, or the run itself, and why."""
+        self.closed: set[str] = set()
+        """Sources that no node asks any more."""
+        self.left_out = 0
+        """Videos that were not asked for because of that."""
+        self.on_left_out: Callable[[str], None] = lambda video_id: None
+        self._sources = Sources(settings)
         self._looked_at_disk = 0.0
 
     def _gone(self, done: pa.ChunkedArray, rows: pa.Table) -> list[str]:
@@ -108,6 +121,25 @@ class Session:
             if number >= self.total or self._is_capped():
                 return
             yield Job(video, wanted and not captioned)
+
+    def of_open_sources(self, jobs: Iterable[Job | None]) -> Iterator[Job | None]:
+        """The jobs but for those of :attr:`closed` sources, which are left for another run."""
+        for job in jobs:
+            place = next(self._sources.of(job.video), None) if job is not None and self.closed else None
+            if job is not None and place is not None and place.source in self.closed:
+                self.leave_out(job.video.video_id)
+            else:
+                yield job
+
+    def note_closed(self, host: str, message: str) -> None:
+        """Remembers what a node says of a source that it does not ask any more."""
+        said = self.stopped.get(host, message)
+        self.stopped[host] = said if message in said else f"{said}; {message}"
+
+    def leave_out(self, video_id: str) -> None:
+        """Leaves a video for another run."""
+        self.left_out += 1
+        self.on_left_out(video_id)
 
     def _is_capped(self) -> bool:
         daily, floor = self._settings.daily_gigabytes, self._settings.min_free_gigabytes
@@ -140,6 +172,8 @@ class Session:
     def remarks(self) -> list[str]:
         """What ended before its time, and what may help."""
         lines = [f"stopped early, {who}: {why}" for who, why in self.stopped.items()]
+        if self.left_out:
+            lines.append(f"{self.left_out:,} videos of sources that are not asked any more are left for the next run")
         days = (now().date() - yt_dlp_date()).days
         if days > OLD_DAYS and MAY_BE_OLD & self.tally.counts.keys():
             lines.append(f"yt-dlp is {days} days old, and sites change: pip install -U yt-dlp may help")

@@ -15,6 +15,8 @@ from pipeline.datasets.identity import id_from_path, id_from_url
 from pipeline.errors import InputError
 from pipeline.types import Caption, Video, without_surrogates
 
+csv.field_size_limit(1 << 30)  # captions of a video may be in one cell
+
 ID_COLUMNS = ("video_id", "youtube_id", "vid", "id", "video", "key")
 URL_COLUMNS = ("url", "video_url", "link", "webpage_url")
 PATH_COLUMNS = ("path", "video_path", "file", "filename")
@@ -64,17 +66,20 @@ def _rows(path: Path, named: Collection[str | None]) -> Iterator[Mapping[str, An
 
 
 def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise InputError(f"{path}: line {number} is not JSON ({error})") from None
-            if not isinstance(row, dict):
-                raise InputError(f"{path}: line {number} is not an object with a video's id or URL")
-            yield row
+    try:
+        with path.open(encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise InputError(f"{path}: line {number} is not JSON ({error})") from None
+                if not isinstance(row, dict):
+                    raise InputError(f"{path}: line {number} is not an object with a video's id or URL")
+                yield row
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text file in UTF-8 ({error})") from None
 
 
 def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -105,7 +110,9 @@ def _text_rows(path: Path, known: Collection[str | None]) -> Iterator[Mapping[st
                 if any(cells):
                     yield dict(zip(names, cells, strict=False))
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text file ({error})") from None
+        raise InputError(f"{path}: not a text file in UTF-8 ({error})") from None
+    except csv.Error as error:
+        raise InputError(f"{path}: not a table that can be read ({error})") from None
 
 
 def delimiter_of(header: str, suffix: str = "") -> str:
@@ -134,6 +141,8 @@ def _to_video(row: Mapping[str, Any], id_column: str | None, url_column: str | N
     path = _pick(given, row, None, PATH_COLUMNS)
     if video_id is None:
         if url is None and path is None:
+            if any(name in row for name in (id_column, url_column, *ID_COLUMNS, *URL_COLUMNS, *PATH_COLUMNS)):
+                raise ValueError("it has no id, URL or path")
             raise KeyError(" or ".join(("video_id", "url", "path")))
         video_id = id_from_url(url) if url is not None else id_from_path(str(path))
     elif url is None and "://" in video_id:

@@ -31,7 +31,7 @@ def read_howto100m(table: Path | str, captions: LargeObject | None = None) -> It
     table = Path(table)
     if not table.is_file():
         raise InputError(f"there is no list {table}; HowTo100M_v1.csv is in the HowTo100M.zip of the authors")
-    with table.open(encoding="utf-8", newline="") as lines:
+    with table.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
         reader = csv.DictReader(lines)
         missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
         if missing:

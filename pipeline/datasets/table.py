@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError
-from pipeline.types import Caption, Video
+from pipeline.types import Caption, Video, without_surrogates
 
 CAPTIONS = pa.list_(pa.struct([("start", pa.float32()), ("end", pa.float32()), ("text", pa.string())]))
 SCHEMA = pa.schema(
@@ -133,6 +133,21 @@ def _accepted(videos: Iterable[Video], summary: ManifestSummary) -> Iterator[Vid
 
 
 def _to_table(videos: Sequence[Video]) -> pa.Table:
+    try:
+        return _as_table(videos)
+    except UnicodeEncodeError:  # rare, and looking at each text beforehand would take as long as all the rest
+        return _as_table([_without_surrogates(video) for video in videos])
+
+
+def _without_surrogates(video: Video) -> Video:
+    texts: dict[str, Any] = {
+        name: without_surrogates(value) for name, value in vars(video).items() if isinstance(value, str)
+    }
+    captions = video.captions and [one._replace(text=without_surrogates(one.text)) for one in video.captions]
+    return replace(video, **texts, captions=captions)
+
+
+def _as_table(videos: Sequence[Video]) -> pa.Table:
     columns = [pa.array([getattr(video, name) for video in videos], SCHEMA.field(name).type) for name in _PLAIN]
     return pa.Table.from_arrays([*columns, _captions_array([video.captions for video in videos])], schema=SCHEMA)
 
@@ -178,6 +193,13 @@ class Manifest:
                 f"{self.path}: not a manifest, the columns {', '.join(missing)} are missing; "
                 f"make one of it with: python -m pipeline.manifest build table {self.path}"
             )
+        for field_ in SCHEMA:
+            found = self._file.schema_arrow.field(field_.name).type
+            if not (found.equals(field_.type) or (pa.types.is_string(field_.type) and pa.types.is_large_string(found))):
+                raise InputError(
+                    f"{self.path}: not a manifest, its {field_.name} is {found}, not {field_.type}; "
+                    f"make one of it with: python -m pipeline.manifest build table {self.path}"
+                )
         self._row_group_of: dict[str, int] = {}
 
     @property

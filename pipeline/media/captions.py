@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.media.errors import MediaError
-from pipeline.types import Caption
+from pipeline.types import LATEST_TIME, Caption
 
 _TIMES = re.compile(r"^\s*(?:(\d+):)?(\d\d):(\d\d[.,]\d{1,3})\s+-->\s+(?:(\d+):)?(\d\d):(\d\d[.,]\d{1,3})")
 _WORD_TIME = re.compile(r"<\d\d:\d\d:\d\d\.\d{3}>")
@@ -35,25 +35,28 @@ def read_captions(path: str | Path) -> list[Caption]:
         raise MediaError("not_found", f"{path}: no such file") from None
     except UnicodeDecodeError:
         raise MediaError("corrupt", f"{path}: captions that are not text") from None
-    if text.lstrip().startswith("WEBVTT"):
-        captions = _from_vtt(text)
-    else:
-        try:
+    try:
+        if text.lstrip().startswith("WEBVTT"):
+            captions = _from_vtt(text)
+        else:
             events = json.loads(text)["events"]
             captions = [caption for event in events if (caption := _from_event(event)) is not None]
-            if any("tOffsetMs" in segment for event in events for segment in event.get("segs", [])):
+            if any("tOffsetMs" in segment for event in events for segment in event.get("segs") or []):
                 captions = _without_overlap(sorted(captions))
-        except (ValueError, TypeError, KeyError, AttributeError):
-            raise MediaError("corrupt", f"{path}: captions neither in WebVTT nor in YouTube's json3") from None
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError):
+        raise MediaError("corrupt", f"{path}: captions neither in WebVTT nor in YouTube's json3") from None
+    for caption in captions:
+        if not max(abs(caption.start), abs(caption.end)) < LATEST_TIME:
+            raise MediaError("corrupt", f"{path}: a caption from {caption.start:g} to {caption.end:g} s")
     return sorted(captions, key=lambda caption: (caption.start, caption.end))
 
 
 def _from_event(event: dict[str, Any]) -> Caption | None:
     """A json3 event: its start and length in milliseconds, its words or lines as segments."""
-    spoken = [segment for segment in event.get("segs", []) if _one_line(segment.get("utf8", ""))]
+    spoken = [segment for segment in event.get("segs") or [] if _words(segment.get("utf8", ""))]
     if not spoken:
         return None
-    text = _one_line("".join(segment.get("utf8", "") for segment in event["segs"]))
+    text = _words("".join(segment.get("utf8", "") for segment in event["segs"]))
     shown, first = event.get("tStartMs", 0), spoken[0].get("tOffsetMs", 0)
     end = (shown + max(event.get("dDurationMs", 0), first)) / 1000
     return Caption((shown + first) / 1000, end, text)
@@ -102,4 +105,9 @@ def _seconds(hours: str | None, minutes: str, seconds: str) -> float:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(html.unescape(_TAG.sub("", text)).replace("\u200b", "").split())
+    return _words(_TAG.sub("", text))
+
+
+def _words(text: str) -> str:
+    """A text in one line; in json3 there are no tags, and a ``<`` is what was written."""
+    return " ".join(html.unescape(text).replace("\u200b", "").split())

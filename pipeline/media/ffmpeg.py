@@ -34,6 +34,15 @@ def ffmpeg_binary() -> str:
         ) from None
 
 
+def check_ffmpeg() -> None:
+    """Says that FFmpeg cannot be run before every video does; raises :class:`InputError`."""
+    binary = ffmpeg_binary()
+    try:
+        subprocess.run([binary, "-version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise InputError(f"{binary}: FFmpeg cannot be run ({error}); install it, or unset IMAGEIO_FFMPEG_EXE") from None
+
+
 def without_addresses(text: str) -> str:
     """A message of FFmpeg's without the addresses of its objects, which differ each time."""
     return re.sub(r" @ 0x[0-9a-f]+", "", text)

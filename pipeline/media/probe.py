@@ -22,6 +22,11 @@ _WITHOUT_LENGTH = frozenset({"mpegts", "mpeg"})
 _INPUT = re.compile(r"^Input #0, (.+), from '", re.MULTILINE)
 _STREAM = re.compile(r"^ {2,4}Stream #0:(?P<index>\d+)(?:\[0x[0-9a-f]+\])?(?:\([^)]*\))?: (?P<kind>\w+): (?P<rest>.*)$")
 _DURATION = re.compile(r"^ {2}Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)")
+_START = re.compile(r", start: (\d+\.\d+)")
+_FROM_ZERO = frozenset({"matroska", "webm"})
+"""Formats whose lengths are counted from the clock's zero, also where the first picture is later."""
+_LATE = 0.5
+"""Seconds by which a clock starts late that are no mere delay of an encoder."""
 _STREAM_DURATION = re.compile(r"^ {6}DURATION +: (\d+):(\d\d):(\d\d(?:\.\d+)?)")
 _ROTATION = re.compile(r"rotation of (-?\d+(?:\.\d+)?) degrees")
 _SIZE = re.compile(r"(?:^|, )(\d+)x(\d+)(?=[ ,\[]|$)")
@@ -114,7 +119,27 @@ def probe(path: str | Path) -> MediaInfo:
     if _TEXT in formats:
         raise MediaError("unsupported", f"{path}: text, not a video")
     info = parse_description(text)
+    if not _FROM_ZERO.isdisjoint(formats):
+        info = _from_its_start(info, text)
     return info if _WITHOUT_LENGTH.isdisjoint(formats) else replace(info, duration=None)
+
+
+def _from_its_start(info: MediaInfo, description: str) -> MediaInfo:
+    """Lengths from the first picture or sound on, which is where decoding begins."""
+    found = _START.search(description)
+    start = float(found[1]) if found else 0.0
+    if start < _LATE:
+        return info
+
+    def left(seconds: float | None) -> float | None:
+        return None if seconds is None else max(seconds - start, 0.0)
+
+    return replace(
+        info,
+        duration=left(info.duration),
+        videos=tuple(replace(stream, duration=left(stream.duration)) for stream in info.videos),
+        audios=tuple(replace(stream, duration=left(stream.duration)) for stream in info.audios),
+    )
 
 
 def file_url(path: str | Path) -> str:

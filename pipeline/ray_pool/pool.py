@@ -101,7 +101,7 @@ class ActorPool(Generic[Item, Result]):
         self._again: deque[Item] = deque()
         self._suspects: deque[Item] = deque()
         self._strikes: Counter[str] = Counter()
-        self._deaths_in_a_row = 0
+        self._deaths_in_a_row = self._blamed_in_a_row = 0
         self.deaths = 0
         """Actors that died so far."""
         self._slots: list[_Slot[Item]] = []
@@ -150,14 +150,22 @@ class ActorPool(Generic[Item, Result]):
         return [item for slot in self._slots for item in slot.flying.values()]
 
     def broadcast(self, method: str, *arguments: Any, timeout: float | None = None) -> list[Any]:
-        """Calls a method of every actor that runs, and returns what those that live return."""
+        """Calls a method of every actor that runs, and returns what those that live return.
+
+        The first error of one is raised once all have answered.
+        """
         references = [getattr(slot.actor, method).remote(*arguments) for slot in self._slots if slot.starting is None]
-        values = []
+        values: list[Any] = []
+        failure: Exception | None = None
         for reference in references:
             try:
                 values.append(ray.get(reference, timeout=timeout))
             except (*_DEATHS, GetTimeoutError):
                 continue
+            except RayTaskError as error:
+                failure = failure or error.cause or error
+        if failure is not None:
+            raise failure
         return values
 
     def close(self) -> None:
@@ -265,17 +273,23 @@ class ActorPool(Generic[Item, Result]):
         yield self._finish(slot, reference, outcome)
 
     def _finish(self, slot: _Slot[Item], reference: Any, outcome: Outcome[Item, Result]) -> Outcome[Item, Result]:
-        self._deaths_in_a_row = 0
+        self._deaths_in_a_row = self._blamed_in_a_row = 0
         slot.alone = False
         self._strikes.pop(self._item_id(slot.flying.pop(reference)), None)
         return outcome
+
+    def _blame(self, slot: _Slot[Item]) -> None:
+        """An item that died alone is known to be the cause, unless so many follow one another that it cannot be."""
+        self._blamed_in_a_row += 1
+        if slot.alone and self._blamed_in_a_row < BROKEN_AFTER:
+            self._deaths_in_a_row = 0
 
     def _replace(self, slot: _Slot[Item]) -> Iterator[Outcome[Item, Result]]:
         """Takes a dead actor's finished results, asks what else is done and queues the rest again."""
         self.deaths += 1
         self._deaths_in_a_row += 1
         if self._deaths_in_a_row >= BROKEN_AFTER:
-            raise RuntimeError(
+            raise InputError(
                 f"workers died {BROKEN_AFTER} times in a row without a result: look into Ray's logs "
                 "(/tmp/ray/session_latest/logs) for the cause, often too little memory"
             )
@@ -301,6 +315,7 @@ class ActorPool(Generic[Item, Result]):
                 yield Outcome(item, recovered=True)
             elif self._strikes[name] >= STRIKES:
                 del self._strikes[name]
+                self._blame(slot)
                 yield Outcome(item, error=WorkerDied(f"its worker process died {STRIKES} times"))
             elif self._strikes[name] == STRIKES - 1:
                 self._suspects.append(item)

@@ -12,6 +12,7 @@ from pipeline.acquire.layout import find_captions
 from pipeline.acquire.ledger import LedgerRow
 from pipeline.media.captions import read_captions
 from pipeline.media.errors import MediaError
+from pipeline.media.ffmpeg import check_ffmpeg
 from pipeline.settings import ExtractSettings
 from pipeline.types import Video
 
@@ -65,7 +66,7 @@ class Worker:
         With a destination each shard goes there when it is sealed, while the next is made.
 
         Raises:
-            InputError: weights or CLIP's tokeniser are missing, or another process still writes as ``writer``.
+            InputError: weights, CLIP's tokeniser or FFmpeg are missing, or another process still writes as ``writer``.
         """
         import torch  # takes seconds to import, and the verb's driver needs none of it
 
@@ -74,6 +75,7 @@ class Worker:
         from pipeline.shards.writer import ShardWriter
         from pipeline.text.vocabulary import load_vocabulary
 
+        check_ffmpeg()
         torch.set_num_threads(threads)
         self.settings = settings
         self.features = FeatureExtractor(settings, device)

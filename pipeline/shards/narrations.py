@@ -13,9 +13,7 @@ from pipeline.shards.files import ShardError, one_line
 from pipeline.shards.members import MemberColumns, column
 from pipeline.shards.sample import TIMES_WIDTH
 from pipeline.shards.tars import Read, Tars
-
-_LATEST = 1e9
-"""Seconds, or words, that no video has: a number that large is of damaged bytes."""
+from pipeline.types import LATEST_TIME
 
 _aside = memoryview(bytearray(1 << 14))
 """Memory for what is read and not needed."""
@@ -158,7 +156,7 @@ def _narrations(
     A checksum would say more, and would need whole samples.
     """
     starts, ends, words = np.ascontiguousarray(times.T)
-    if not np.abs(times).max(initial=0) < _LATEST:  # nor is what is no number
+    if not np.abs(times).max(initial=0) < LATEST_TIME:  # nor is what is no number
         return "a caption's times are none that a caption can have"
     word_bounds = np.zeros(len(times) + 1, np.int64)
     word_bounds[1:] = words

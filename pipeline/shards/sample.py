@@ -24,13 +24,10 @@ from numpy.typing import DTypeLike, NDArray
 
 from pipeline.shards.files import FORMAT_VERSION
 from pipeline.shards.index import MODALITIES, IndexRow, Member
-from pipeline.types import Caption, Modality, without_surrogates
+from pipeline.types import LATEST_TIME, Caption, Modality, without_surrogates
 
 TIMES_WIDTH = 3
 """Values of a caption in ``times``: its start, its end, and where its words end."""
-
-LATEST = 1e9
-"""Seconds that no video has: a caption's time as large as that is taken for damage by whoever reads it."""
 
 _BLOCK = 512
 _VIDEO_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
@@ -216,9 +213,9 @@ def _check_captions(sample: Sample, text: NDArray[Any] | None) -> None:
     times = [time for start, end, _ in sample.captions for time in (start, end)]
     if not all(map(math.isfinite, [sample.duration, *times])):
         raise ValueError(f"{sample.video_id}: its duration, or a caption's time, is not a finite number")
-    late = next((time for time in times if abs(time) >= LATEST), None)
+    late = next((time for time in times if abs(time) >= LATEST_TIME), None)
     if late is not None:
-        raise ValueError(f"{sample.video_id}: a caption's time is {late:g} s, but no video has {LATEST:g} s")
+        raise ValueError(f"{sample.video_id}: a caption's time is {late:g} s, but no video has {LATEST_TIME:g} s")
     offsets = sample.caption_words
     if text is None:
         if offsets != [0]:

@@ -65,6 +65,8 @@ def read_stored(path: str | Path) -> tuple[list[str], np.ndarray]:
     except (pa.ArrowInvalid, OSError, KeyError) as error:
         raise InputError(f"{path}: not a file of word vectors ({' '.join(str(error).split())})") from None
     column = table["vector"].combine_chunks()
+    if not pa.types.is_fixed_size_list(column.type):
+        raise InputError(f"{path}: not a file of word vectors (its vectors are {column.type}, not of one length)")
     return table["word"].to_pylist(), column.flatten().to_numpy().reshape(-1, column.type.list_size)
 
 
@@ -94,7 +96,10 @@ def collection_file(name: str) -> Path:
 def _from_gensim(path: Path, wanted: Set[str], common: int) -> tuple[list[str], np.ndarray]:
     from gensim.models import KeyedVectors
 
-    stored = KeyedVectors.load(str(path), mmap="r")
+    try:
+        stored = KeyedVectors.load(str(path), mmap="r")
+    except Exception as error:  # a damaged pickle may raise anything
+        raise InputError(f"{path}: not gensim's word vectors ({' '.join(str(error).split())})") from None
     words = [word for number, word in enumerate(stored.index_to_key) if number < common or word in wanted]
     rows = [stored.key_to_index[word] for word in words]
     return words, np.asarray(stored.vectors[rows], dtype=np.float32).reshape(len(words), stored.vector_size)

@@ -117,3 +117,9 @@ def test_a_damaged_part_is_named(tmp_path):
     (tmp_path / "00.parquet").write_bytes(b"not parquet")
     with pytest.raises(InputError, match="cannot be read"):
         Ledger(tmp_path).latest("download")
+
+
+def test_half_a_surrogate_pair_in_a_message_costs_a_character(tmp_path):
+    ledger = Ledger(tmp_path / "m.ledger")
+    ledger.append([row("a"), row("b", "failed", message="gone \ud83d")])
+    assert ledger.latest("download")["b"].message == "gone \ufffd"

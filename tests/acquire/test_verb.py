@@ -1,11 +1,14 @@
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline import ray_pool
@@ -171,8 +174,9 @@ def test_a_source_that_refuses_everything_is_given_up_and_said(manifest, corpus,
         said = capsys.readouterr().err.strip().splitlines()
         assert not [line for line in said if "yt-dlp" in line]  # a wrong password has another cause
         assert mirror.requests.total() == 3 and set(outcomes(manifest).values()) == {"auth_failed"}
-        assert "is not asked any more: it only answers auth_failed" in said[-1]
-        assert "0 done, 3 failed (auth_failed 3)" in said[-2]
+        assert "is not asked any more: it only answers auth_failed" in said[-2]
+        assert "7 videos of sources that are not asked any more are left for the next run" in said[-1]
+        assert "0 done, 3 failed (auth_failed 3)" in said[-3]
 
 
 def test_an_old_client_is_named_where_it_may_be_the_cause(manifest, corpus, shared_ray, capsys, monkeypatch):
@@ -211,3 +215,27 @@ def test_a_full_disk_ends_the_run_and_is_recorded(manifest, corpus, shared_ray, 
         download(manifest, mirror, capsys, "--download.concurrency", "1")
     assert caught.value.errno == errno.ENOSPC
     assert outcomes(manifest) == {"a0": "disk_full"}
+
+
+def test_a_source_that_is_down_keeps_no_video_of_others_back(tmp_path, corpus, shared_ray, capsys):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.2", 0))
+        dead = f"http://127.0.0.2:{unused.getsockname()[1]}"
+    with Mirror(corpus) as mirror:
+        videos = [Video(f"gone{number}", f"{dead}/{number}.mp4") for number in range(8)]
+        videos += [Video(f"a{number}", f"{mirror.url}/a{number}.mp4") for number in range(3)]
+        write_manifest(tmp_path / "m.parquet", videos)
+        mixed = Manifest(tmp_path / "m.parquet")
+        said = download(mixed, mirror, capsys, "--download.give_up_after", "3", "--download.attempts", "1")
+    found = outcomes(mixed)
+    assert {video_id for video_id, outcome in found.items() if outcome == "done"} == {"a0", "a1", "a2"}
+    assert any("127.0.0.2 is not asked any more" in line for line in said)
+    left = 8 - sum(video_id.startswith("gone") for video_id in found)
+    assert left >= 1 and any(f"{left} videos of sources that are not asked any more" in line for line in said)
+
+
+def test_a_manifest_with_ids_twice_is_refused_before_anything_starts(manifest, corpus, capsys):
+    table = pq.read_table(manifest.path)
+    pq.write_table(pa.concat_tables([table, table]), manifest.path)
+    with Mirror(corpus) as mirror, pytest.raises(InputError, match=r"lists 10 ids again: .*manifest merge"):
+        download(manifest, mirror, capsys)

@@ -9,7 +9,7 @@ from yt_dlp.networking import Response
 from yt_dlp.networking.exceptions import HTTPError
 
 from pipeline.acquire.client import Downloader
-from pipeline.acquire.layout import find_captions, find_video
+from pipeline.acquire.layout import find_captions, find_video, incoming_path
 from pipeline.acquire.options import Log, client_options
 from pipeline.acquire.transfer import Transfer
 from pipeline.media.captions import read_captions
@@ -138,6 +138,13 @@ def test_a_video_with_its_captions(fetch, tmp_path, video_file):
     assert (row.outcome, row.message) == ("done", "subtitles: en-GB, written"), row
     assert find_video(tmp_path / "v", ID).read_bytes() == video_file.read_bytes()
     assert read_captions(find_captions(tmp_path / "v", ID)) == [(0.5, 2.0, "boil water")]
+    # a kill while captions were fetched leaves the file under this name: the rerun asks for them, not for the video
+    find_captions(tmp_path / "v", ID).unlink()
+    whole = find_video(tmp_path / "v", ID)
+    whole.rename(incoming_path(tmp_path / "v", ID, "mp4"))
+    row = fetch(player, files | {"googlevideo": b""}, with_captions=True)
+    assert (row.outcome, row.message) == ("done", "subtitles: en-GB, written"), row
+    assert whole.is_file() and find_captions(tmp_path / "v", ID) is not None
 
 
 def test_the_javascript_runtime_is_found_and_runs_the_solver(quick, monkeypatch):

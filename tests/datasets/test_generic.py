@@ -87,6 +87,7 @@ def test_named_columns(tmp_path):
         ("a.csv", "id,rank\na,first\n", "row 1 cannot be read"),
         ("a.parquet", "x", "not a readable Parquet"),
         ("a.pdf", "x", "unknown kind of list"),
+        ("a.csv", "id,rank\na,1\n,2\n", "row 2 cannot be read .it has no id, URL or path"),
     ],
 )
 def test_what_cannot_be_read_is_an_input_error(tmp_path, name, text, message):
@@ -136,3 +137,23 @@ def test_ids_of_files():
     assert id_from_url("http://host/a/plain") == "plain"
     assert id_from_path("/x/nVbIUDjzWY4.mp4.npy") == "nVbIUDjzWY4"
     assert id_from_path("C:\\x\\clip_7.avi") == "clip_7"
+
+
+def test_a_mark_of_byte_order_and_a_large_cell_are_read(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"id": "a"}\n')
+    assert [video.video_id for video in read_table(tmp_path / "a.jsonl")] == ["a"]
+    (tmp_path / "a.csv").write_text(f"id,notes\na,{'x' * 200_000}\n")
+    assert [video.video_id for video in read_table(tmp_path / "a.csv")] == ["a"]
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.jsonl", b'{"id": "caf\xe9"}'), ("a.csv", b"id\ncaf\xe9\n")])
+def test_another_encoding_is_named(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match="not a text file in UTF-8"):
+        list(read_table(tmp_path / name))
+
+
+def test_half_a_surrogate_pair_in_a_category_costs_a_character(tmp_path):
+    write_manifest(tmp_path / "a.parquet", [Video("a", category_1="caf\ud83d", captions=[Caption(0, 1, "x\ud83d")])])
+    (video,) = Manifest(tmp_path / "a.parquet")
+    assert (video.category_1, video.captions) == ("caf\ufffd", [Caption(0, 1, "x\ufffd")])

@@ -105,3 +105,14 @@ def test_any_captions_survive(tmp_path_factory, lists):
     write_manifest(path, (Video(f"v{n}", captions=captions) for n, captions in enumerate(lists)))
     assert [video.captions for video in Manifest(path)] == lists
     assert list(Manifest(path).captions(Manifest(path).ids()).values()) == lists
+
+
+def test_a_table_whose_columns_are_of_another_kind_is_no_manifest(tmp_path):
+    write_manifest(tmp_path / "m.parquet", [Video("1")])
+    table = pq.read_table(tmp_path / "m.parquet")
+    pq.write_table(table.set_column(0, "video_id", pa.array([1])), tmp_path / "numbers.parquet")
+    with pytest.raises(InputError, match="not a manifest, its video_id is int64, not string"):
+        Manifest(tmp_path / "numbers.parquet")
+    large = table.set_column(0, "video_id", table["video_id"].cast(pa.large_string()))
+    pq.write_table(large, tmp_path / "large.parquet")
+    assert [video.video_id for video in Manifest(tmp_path / "large.parquet")] == ["1"]

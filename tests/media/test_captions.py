@@ -106,7 +106,25 @@ def test_recognised_lines_last_from_their_first_word_to_the_next_line(tmp_path: 
     ]
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>", b"[]", b'{"events": 3}', b'{"events": [4]}', b"\xff\xfe\x00"])
+ABSURD = (
+    b'{"events": [{"tStartMs": 1%s, "segs": [{"utf8": "a"}]}]}' % (b"0" * 400),
+    b'{"events": [{"tStartMs": 1e14, "segs": [{"utf8": "a"}]}]}',
+    b'{"events": [{"tStartMs": NaN, "segs": [{"utf8": "a"}]}]}',
+    b"[" * 100_000,
+    b"WEBVTT\n\n%s:00:00.000 --> 1:00:01.000\na\n" % (b"9" * 400),
+)
+"""Times that no video has, and brackets without end."""
+
+
+def test_json3_has_no_tags_and_may_have_events_without_words(tmp_path: Path) -> None:
+    events = [{"segs": None}, {"tStartMs": 1000, "dDurationMs": 500, "segs": [{"utf8": "if a < 3 and b > 4"}]}]
+    (tmp_path / "v.en.json3").write_text(json.dumps({"events": events}))
+    assert read_captions(tmp_path / "v.en.json3") == [(1.0, 1.5, "if a < 3 and b > 4")]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"<html>", b"[]", b'{"events": 3}', b'{"events": [4]}', b"\xff\xfe\x00", *ABSURD]
+)
 def test_what_are_not_captions(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "v.en.json3").write_bytes(content)
     with pytest.raises(MediaError) as caught:

@@ -91,6 +91,10 @@ WHOLE = {
         generated("v.ts", *pictures(3), *tone(3), *H264, *AAC, "-output_ts_offset", "5"),
         (3, 73, 3),
     ),
+    "starts at 5 s, Matroska": (
+        generated("v.mkv", *pictures(3), *tone(3), *H264, *AAC, "-output_ts_offset", "5"),
+        (3, 73, 3),
+    ),
     "name like an option": (generated("-i %03d:x.mp4", *pictures(2), *H264), (2, 48, 0)),
     "wrong ending": (lambda folder: make(folder / "v.mp4", *pictures(2), *H264).rename(folder / "v.txt"), (2, 48, 0)),
 }

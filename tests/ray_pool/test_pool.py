@@ -39,6 +39,10 @@ class Worker:
     def pid(self):
         return os.getpid()
 
+    def close(self, error):
+        (self.folder / f"closed-{os.getpid()}").touch()
+        raise error
+
 
 @ray.remote(num_cpus=0)
 class Broken:
@@ -161,9 +165,26 @@ def test_a_slot_may_be_given_up(tmp_path):
 def test_deaths_whatever_the_item_stop_the_run(tmp_path):
     with (
         make_pool(tmp_path, poison=range(100), size=2) as pool,
-        pytest.raises(RuntimeError, match="in a row"),
+        pytest.raises(InputError, match="in a row"),
     ):
         list(pool.run(range(100)))
+
+
+def test_a_few_items_that_kill_their_workers_do_not_stop_the_others(tmp_path):
+    poison = range(6)
+    with make_pool(tmp_path, poison=poison, size=1) as pool:
+        outcomes = {outcome.item: outcome for outcome in pool.run(range(8))}
+    assert sorted(outcomes) == list(range(8))
+    assert {item for item, outcome in outcomes.items() if outcome.error is not None} == set(poison)
+
+
+def test_an_error_of_one_that_all_were_asked_is_raised_as_it_is_once_all_have_answered(tmp_path):
+    with make_pool(tmp_path, size=2) as pool:
+        list(pool.run(range(4)))
+        with pytest.raises(OSError, match="No space") as caught:
+            pool.broadcast("close", OSError(28, "No space left on device", "x.tar.part"))
+        assert caught.value.errno == 28 and type(caught.value) is OSError
+    assert len(list(tmp_path.glob("closed-*"))) == 2
 
 
 def test_a_constructor_that_refuses_is_reported_as_it_is():
