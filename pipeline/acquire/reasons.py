@@ -63,6 +63,8 @@ _MESSAGES: tuple[tuple[str, str], ...] = (
     # a piece of a stream that is lost, of which the rest is there
     ("network", r"fragment \d+ not found|got error: http error (404|410)|violation of protocol|"
                 r"unable to download api page: http error 404"),
+    # of this machine: FFmpeg was killed, or is not there
+    ("unknown", r"^postprocessing:.*exited with code -\d|^postprocessing: ff(mpeg|probe)[\w ]* not found"),
     ("corrupt", r"^postprocessing:"),
     ("age_restricted", r"confirm your age|age.?restricted|inappropriate for some users|age verification|"
                        r"inappropriate or offensive to some"),

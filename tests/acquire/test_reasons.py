@@ -196,6 +196,9 @@ MESSAGES = [
         "ERROR: [youtube] x: Please sign in. Use --cookies-from-browser or --cookies for the authentication.",
     ),
     ("corrupt", "ERROR: Postprocessing: Error opening input files: Invalid data found when processing input"),
+    ("corrupt", "ERROR: Postprocessing: /videos/x.mp4: moov atom not found"),
+    ("unknown", "ERROR: Postprocessing: ffmpeg exited with code -9"),
+    ("unknown", "ERROR: Postprocessing: ffprobe and ffmpeg not found. Please install or provide the path"),
     (
         "no_formats",
         "ERROR: [youtube] x: Video unavailable. Playback on other websites has been disabled by the video owner",
