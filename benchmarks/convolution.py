@@ -14,7 +14,6 @@ import argparse
 import json
 import math
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,18 +21,12 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
+from step import now
 from torch import Tensor
 
 from pipeline.models import davenet
 from pipeline.models.davenet import MEL_BANDS, Davenet, TimeConvolution
 from pipeline.training.memory import keep_freed_memory
-
-
-def now(device: str) -> float:
-    """Seconds, once the device is done; on a CPU the processor's, which other programs don't lengthen."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.process_time() if device == "cpu" else time.perf_counter()
 
 
 def layers(width: int, frames: int) -> Iterator[tuple[TimeConvolution, int]]:

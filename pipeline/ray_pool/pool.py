@@ -12,15 +12,13 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import ray
 from ray.exceptions import GetTimeoutError, NodeDiedError, RayActorError, RayTaskError, WorkerCrashedError
 
 from pipeline.errors import InputError
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+from pipeline.ray_pool.outcome import Item, Outcome, Result, WorkerDied
 
 STRIKES = 3
 """An item whose actor died under it this often is given up."""
@@ -29,26 +27,6 @@ BROKEN_AFTER = 10
 STEP = 0.2
 """Seconds after which a stream that had nothing to hand out is asked again, and a wish to stop is noticed."""
 _DEATHS = (RayActorError, NodeDiedError, WorkerCrashedError)
-
-
-class WorkerDied(Exception):  # noqa: N818 - it reports what happened to an item
-    """The actor's process died under an item, again and again."""
-
-
-@dataclass(frozen=True)
-class Outcome(Generic[Item, Result]):
-    """What became of one item.
-
-    Exactly one of these holds: ``error`` is None and ``result`` is what the actor's method returned; ``error`` is what
-    it raised, or :class:`WorkerDied`; ``recovered`` is True and the item was found done after its actor's death.
-    """
-
-    item: Item
-    result: Result | None = None
-    error: BaseException | None = None
-    recovered: bool = False
-    slot: int = -1
-    """The actor's slot, for :meth:`ActorPool.retire`."""
 
 
 @dataclass
