@@ -68,13 +68,17 @@ class FusionTransformer(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(
-        self, tokens: Mapping[str, Tokens], combinations: Sequence[Combination]
+        self,
+        tokens: Mapping[str, Tokens],
+        combinations: Sequence[Combination],
+        most: Mapping[str, int] | None = None,
     ) -> dict[tuple[Combination, str], Tensor]:
         """Embeds every combination.
 
         Args:
             tokens: the modalities' tokens, by name.
             combinations: which modalities are to see each other.
+            most: a number of valid tokens that each modality does not exceed in this batch, where it is known.
 
         Returns:
             ``(combination, modality)`` → ``[batch, dim]``, the mean over the modality's own valid tokens after the
@@ -90,7 +94,8 @@ class FusionTransformer(nn.Module):
         if not self.blocks:
             return dict(zip(plan.embeddings, _mean(plan.lay_out(x), own).unbind(1), strict=True))
         dim = x.shape[2]
-        source_rows, copy_rows = Rows(valid, dim), Rows(valid_copies, dim)
+        most_sources, most_copies = plan.limits(most, len(x))
+        source_rows, copy_rows = Rows(valid, dim, most_sources), Rows(valid_copies, dim, most_copies)
         rows, rows_of_copies = source_rows.pick(x), copy_rows.pick(plan.lay_out(x))
         last = len(self.blocks) - 1
         for number, module in enumerate(self.blocks):
@@ -140,8 +145,10 @@ def with_masking_token(values: Tensor, mask: Tensor, masking_token: Tensor) -> t
 class _Plan(NamedTuple):
     """How copies of tokens ("copies") are laid out from the tokens themselves ("sources"), and who sees whom."""
 
+    names: tuple[str, ...]
+    """The sources, in order."""
     counts: tuple[int, ...]
-    """Tokens of each source, in order."""
+    """Tokens of each source."""
     order: tuple[int, ...]
     """The layout: which source each stretch of copies is taken from."""
     sees_source: Tensor
@@ -156,6 +163,13 @@ class _Plan(NamedTuple):
         """Sources along ``dim`` → copies along ``dim``."""
         stretches = sources.split(self.counts, dim=dim)
         return torch.cat([stretches[source] for source in self.order], dim=dim)
+
+    def limits(self, most: Mapping[str, int] | None, batch: int) -> tuple[int | None, int | None]:
+        """The most valid sources and the most valid copies of a batch, where the most of each source is known."""
+        if most is None:
+            return None, None
+        of_source = [batch if name == CLASS else most[name] for name in self.names]
+        return sum(of_source), sum(of_source[source] for source in self.order)
 
 
 def _plan(
@@ -186,6 +200,7 @@ def _made_plan(
 
     copies = [lengths[source] for source in order]
     return _Plan(
+        names=tuple(names),
         counts=tuple(lengths),
         order=tuple(order),
         sees_source=table([[name in c or name == CLASS for name in names] for c, _ in parts], copies, lengths),

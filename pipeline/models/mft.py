@@ -54,6 +54,9 @@ class MFT(nn.Module):
             self.fusion_text = self.fusion
             self.fusion_video = _transformer(settings)
             self.fusion_audio = _transformer(settings)
+        self.most_tokens: dict[str, int] | None = None
+        """Numbers of tokens, by :meth:`count_tokens`, that the next batches don't exceed: with them a GPU leaves padding
+        out. What exceeds them would be lost; None keeps padding."""
         self._freeze_what_is_never_used()
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -85,13 +88,28 @@ class MFT(nn.Module):
                 outputs[f"{first[0]}+{second[0]}_embed"] = _mean_direction(*both)
         return outputs
 
+    def count_tokens(self, masks: Mapping[str, Tensor]) -> dict[str, int]:
+        """How many tokens of each modality a batch has for the transformer, the masking token among them.
+
+        Args:
+            masks: the batch's ``text_mask``, ``video_mask`` and ``audio_mask``, best on the host.
+        """
+        counts = {}
+        for name in self.modalities:
+            mask = masks[f"{name}_mask"] != 0
+            if name == "audio":
+                limit = None if self.settings.audio_pooling == "none" else self.settings.max_audio_tokens
+                mask = self.davenet.token_mask(mask)[:, :limit]
+            counts[name] = int(mask.sum(dim=1).clamp(min=1).sum())
+        return counts
+
     def _tokens(self, name: str, batch: Mapping[str, Tensor]) -> tuple[Tokens, Tensor]:
         """A modality's input → its tokens, and bool ``[batch]``: which clips have any."""
         values, mask = batch[name].to(self.fusion.masking_token.dtype), batch[f"{name}_mask"] != 0
         if name == "audio":
             frames = batch["audio_nframes"] if "audio_nframes" in batch else batch["audio_STFT_nframes"]
             values, mask = self._audio_tokens(values, mask, frames)
-        rows = Rows(mask, self.settings.embed_dim)
+        rows = Rows(mask, self.settings.embed_dim, self.most_tokens[name] if self.most_tokens else None)
         projected = self.get_submodule(f"{name}_token_proj")(rows.pick(values))
         values = rows.put(self.get_submodule(f"{name}_norm_layer")(projected))
         tokens, present = with_masking_token(values, mask, self.fusion.masking_token)
@@ -119,11 +137,11 @@ class MFT(nn.Module):
         if self.settings.per_modality:
             fused: dict[tuple[Combination, str], Tensor] = {}
             for (name,) in singles:
-                fused |= self.get_submodule(f"fusion_{name}")({name: tokens[name]}, [(name,)])
+                fused |= self.get_submodule(f"fusion_{name}")({name: tokens[name]}, [(name,)], self.most_tokens)
             return fused
         with_pairs = not self.settings.text_video_only and (self.settings.cross_modal or not self.training)
         pairs = list(combinations(tokens, 2)) if with_pairs else []
-        return self.fusion(tokens, [*singles, *pairs])
+        return self.fusion(tokens, [*singles, *pairs], self.most_tokens)
 
     def _project(self, fused: dict[tuple[Combination, str], Tensor]) -> dict[tuple[Combination, str], Tensor]:
         """Projects each modality's embeddings, those of all combinations at once."""

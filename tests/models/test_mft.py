@@ -186,3 +186,26 @@ def test_the_network_is_one_graph_to_the_compiler(monkeypatch):
             torch.testing.assert_close(outputs[name], value)
     made = [node for graph in graphs for node in graph.graph.nodes if node.target is torch.tensor]
     assert not made, "who sees whom is not worked out anew in each step"
+
+
+@pytest.mark.slow
+def test_with_limits_of_tokens_it_is_one_graph_of_fixed_shapes(monkeypatch):
+    monkeypatch.setattr(rows, "LEAST_DIM", 0)
+    model, graphs = _model(depth=2), []
+
+    def keep(graph, inputs):
+        graphs.append(inputs)
+        return graph.forward
+
+    torch.compiler.reset()
+    compiled = torch.compile(model, backend=keep, fullgraph=True)
+    batch = _batch()
+    expected = _eval(model, batch)
+    for text in (17, 17, 20, 17):
+        model.most_tokens = dict(model.count_tokens(batch), text=text)
+        with torch.no_grad():
+            outputs = compiled(batch)
+        for name, value in expected.items():
+            torch.testing.assert_close(outputs[name], value)
+    assert len(graphs) == 2, "one program for each limit"
+    assert not [value for inputs in graphs for value in inputs if isinstance(value, torch.SymInt)]

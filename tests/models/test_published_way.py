@@ -70,13 +70,16 @@ def _batch(step, model):
     return {name: value.double() for name, value in step.make_batch(model.settings, 5, "cpu").items()}
 
 
-@pytest.mark.parametrize("padding_is", ["computed", "left out"])
+@pytest.mark.parametrize("padding_is", ["computed", "left out", "left out to the last", "left out up to a limit"])
 @pytest.mark.parametrize("option", OPTIONS)
 def test_same_loss_outputs_and_gradients(benchmark, option, padding_is, monkeypatch):
     monkeypatch.setattr(rows, "LEAST_DIM", 512 if padding_is == "computed" else 0)
     step, published = benchmark
     model = _model(OPTIONS[option]).train()
     batch = _batch(step, model)
+    if padding_is in ("left out to the last", "left out up to a limit"):
+        more = 0 if padding_is == "left out to the last" else 3
+        model.most_tokens = {name: count + more for name, count in model.count_tokens(batch).items()}
     steps = (step.Step(model, "cpu", published=way) for way in (False, True))
     assert max(step.differences(*steps, batch).values()) < 1e-9
     with torch.no_grad():
@@ -85,8 +88,10 @@ def test_same_loss_outputs_and_gradients(benchmark, option, padding_is, monkeypa
 
 
 @pytest.mark.parametrize("lacking", LACKING)
+@pytest.mark.parametrize("limited", [False, True])
 @pytest.mark.parametrize("option", ["plain", "class token", "max_pool", "one per modality"])
-def test_clips_that_lack_modalities_in_any_combination(benchmark, option, lacking):
+def test_clips_that_lack_modalities_in_any_combination(benchmark, option, limited, lacking, monkeypatch):
+    monkeypatch.setattr(rows, "LEAST_DIM", 0 if limited else 512)
     step, published = benchmark
     model = _model(OPTIONS[option]).eval()
     batch = _batch(step, model)
@@ -95,6 +100,7 @@ def test_clips_that_lack_modalities_in_any_combination(benchmark, option, lackin
             batch[f"{name}_mask"][clips] = 0
             if name == "audio":
                 batch["audio_nframes"][clips] = 0
+    model.most_tokens = model.count_tokens(batch) if limited else None
     ours = model(batch)
     with torch.no_grad():
         _assert_same(ours, published.published_outputs(model, batch, evaluating=True))
