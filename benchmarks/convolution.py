@@ -19,9 +19,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from measuring import now
 from rich.console import Console
 from rich.table import Table
-from step import now
 from torch import Tensor
 
 from pipeline.models import davenet
@@ -32,6 +32,7 @@ from pipeline.training.memory import keep_freed_memory
 def layers(width: int, frames: int) -> Iterator[tuple[TimeConvolution, int]]:
     """Every kind of convolution over several samples, and how many samples its signals have."""
     network = Davenet("large", width)
+    network.take_transforms_on("cpu", "cuda")
     found: dict[tuple[torch.Size, int], tuple[TimeConvolution, int]] = {}
 
     def note(module: TimeConvolution, inputs: tuple[Tensor], _: Tensor) -> None:
@@ -109,7 +110,6 @@ def main() -> None:
 
     device = arguments.device
     halves = (arguments.precision or ("bfloat16" if device == "cuda" else "float32")) == "bfloat16"
-    davenet.TRANSFORMS_ON = ("cpu", "cuda")
     if device == "cpu":
         keep_freed_memory()
     torch.manual_seed(0)

@@ -1,7 +1,7 @@
 """One training step of MFT against the published way of computing it.
 
     python benchmarks/step.py                       # a size that a CPU takes in seconds
-    python benchmarks/step.py --size paper --device cuda --clips 2240 --compile
+    python benchmarks/step.py --size paper --device cuda --clips 2240 --compile --ways
     python benchmarks/step.py --ranks 1 2           # the same global batch on one process, on two, ...
 
 The baseline computes what the published program computes, the way it does: every combination of modalities goes
@@ -13,29 +13,27 @@ package in bfloat16. Both see the same weights and the same batch, and the table
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import math
 import multiprocessing
 import os
 import socket
 import statistics
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import Batch, count_operations, matrix_peak, now, peak_memory, time_step
 from published_mft import published_loss, published_outputs
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.config import LossSettings, ModelSettings
-from pipeline.models import MFT, davenet
-from pipeline.models.products import Linear, product
+from pipeline.models import MFT
+from pipeline.models.products import Linear
 from pipeline.objectives import build_loss
 from pipeline.training.distributed import join_ranks
 from pipeline.training.memory import keep_freed_memory
@@ -46,7 +44,6 @@ SIZES = {
     "medium": ModelSettings(embed_dim=1024, projection_dim=1536, heads=16, video_dim=1024, davenet_width=32),
     "paper": ModelSettings(),
 }
-Batch = Mapping[str, Tensor]
 
 
 def make_batch(settings: ModelSettings, clips: int, device: str) -> dict[str, Tensor]:
@@ -76,8 +73,18 @@ def make_batch(settings: ModelSettings, clips: int, device: str) -> dict[str, Te
 class Step:
     """Forward, loss and backward, ours or the published way, with what the device calls for."""
 
-    def __init__(self, model: MFT, device: str, published: bool, compiled: bool = False, halves: bool = False) -> None:
+    def __init__(
+        self,
+        model: MFT,
+        device: str,
+        published: bool,
+        compiled: bool = False,
+        halves: bool = False,
+        transform: bool = False,
+        limits: dict[str, int] | None = None,
+    ) -> None:
         self.model, self.device, self.published, self.halves = model, device, published, halves
+        self.limits, self.transforms_on = limits, ("cpu", "cuda") if transform else ("cpu",)
         self.settings = LossSettings()
         self.loss = build_loss(self.settings)
         self.run = torch.compile(model) if compiled else model
@@ -91,6 +98,8 @@ class Step:
                 outputs = published_outputs(self.model, batch)
                 total = published_loss(outputs, self.settings.weights, self.settings.temperature)
         else:
+            self.model.davenet.take_transforms_on(*self.transforms_on)
+            self.model.most_tokens = self.limits
             with self._precision(torch.bfloat16):
                 outputs = self.run(batch)
             total, _ = self.loss(outputs)
@@ -120,36 +129,24 @@ def differences(ours: Step, published: Step, batch: Batch) -> dict[str, float]:
     }
 
 
+def extra_steps(model: MFT, batch: Batch, compiled: bool, ways: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Names and options of the other steps of this package that are asked for."""
+    # as large a reserve as training begins with
+    limits = {name: math.ceil(1.02 * count) for name, count in model.count_tokens(batch).items()}
+    by_way = {"": {}, ", transform": {"transform": True}, ", no padding": {"transform": True, "limits": limits}}
+    for suffix, options in by_way.items():
+        if ways and options:
+            yield f"this package{suffix}", options
+        if compiled and (ways or not options):
+            yield f"this package, compiled{suffix}", {**options, "compiled": True}
+
+
 def apart(first: Tensor, second: Tensor) -> float:
     return float((first.double() - second.double()).abs().max() / second.double().abs().max())
 
 
 def length(vectors: Iterable[Tensor]) -> float:
     return float(torch.stack([vector.norm().double() for vector in vectors]).norm())
-
-
-def now(device: str) -> float:
-    """Seconds, once the device is done; with a single thread the processor's, which other programs don't lengthen."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.process_time() if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter()
-
-
-def time_step(step: Callable[[Batch], object], batch: Batch, device: str) -> float:
-    """Seconds of one step."""
-    start = now(device)
-    step(batch)
-    return now(device) - start
-
-
-def peak_memory(step: Callable[[Batch], object], batch: Batch, device: str) -> int | None:
-    """Bytes that the device holds at most during a step; None on the CPU."""
-    if device != "cuda":
-        return None
-    gc.collect()
-    torch.cuda.reset_peak_memory_stats()
-    step(batch)
-    return torch.cuda.max_memory_allocated()
 
 
 @contextmanager
@@ -163,17 +160,6 @@ def torch_layers(model: nn.Module) -> Iterator[None]:
     finally:
         for module in own:
             module.__class__ = Linear
-
-
-def count_operations(step: Callable[[Batch], object], batch: Batch) -> float:
-    """Floating-point operations of a step's matrix products and convolutions, two for a multiplication and addition."""
-    with FlopCounterMode(display=False, custom_mapping={torch.ops.mkldnn._linear_pointwise: _of_linear}) as counter:
-        step(batch)
-    return float(counter.get_total_flops())
-
-
-def _of_linear(x_shape: Sequence[int], weight_shape: Sequence[int], *_: object, **__: object) -> int:
-    return 2 * math.prod(x_shape) * weight_shape[0]
 
 
 def time_ranks(settings: ModelSettings, clips: int, device: str, world_size: int, repeats: int) -> dict[str, Any]:
@@ -227,14 +213,6 @@ def print_ranks(title: str, rows: list[dict[str, Any]], clips: int) -> None:
     Console(width=120).print(table)
 
 
-def matrix_peak(device: str) -> float:
-    """Operations per second of a large matrix product, in the precision that the step has on this device."""
-    size, dtype = (8192, torch.bfloat16) if device == "cuda" else (2048, torch.float32)
-    matrix = torch.randn(size, size, device=device, dtype=dtype)
-    seconds = min(time_step(lambda _: product(matrix, matrix), {}, device) for _ in range(10))
-    return 2 * size**3 / seconds
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="medium")
@@ -243,7 +221,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="measured steps of each, taken in turns")
     parser.add_argument("--compile", action="store_true", help="also this package under torch.compile")
     parser.add_argument("--halves", action="store_true", help="on a CPU: also this package in bfloat16")
-    parser.add_argument("--transform", action="store_true", help="convolutions by transform on a GPU as well")
+    parser.add_argument("--ways", action="store_true", help="also what train.tune tries on a GPU, one after another")
     parser.add_argument(
         "--ranks", type=int, nargs="+", help="instead: the step on so many processes, one after another"
     )
@@ -251,8 +229,6 @@ def main() -> None:
     arguments = parser.parse_args()
 
     settings, device = SIZES[arguments.size], arguments.device
-    if arguments.transform:
-        davenet.TRANSFORMS_ON = ("cpu", "cuda")
     if arguments.ranks:
         rows = [time_ranks(settings, arguments.clips, device, count, arguments.repeats) for count in arguments.ranks]
         title = f"{arguments.size}: {arguments.clips} clips in all, {device}"
@@ -274,9 +250,10 @@ def main() -> None:
         steps["this package, bfloat16"] = Step(model, device, published=False, halves=True)
     distance = differences(steps["this package"], steps["published way"], batch)
     operations = {name: count_operations(step, batch) for name, step in steps.items()}
-    if arguments.compile:
-        steps["this package, compiled"] = Step(model, device, published=False, compiled=True)
-        operations["this package, compiled"] = operations["this package"]
+    for name, options in extra_steps(model, batch, arguments.compile, arguments.ways):
+        steps[name] = Step(model, device, published=False, **options)
+        uncompiled = Step(model, device, published=False, **options | {"compiled": False})
+        operations[name] = count_operations(uncompiled, batch)
     for step in steps.values():
         time_step(step, batch, device)
     times: dict[str, list[float]] = {name: [] for name in steps}

@@ -20,10 +20,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from measuring import now
 from published_mft import published_davenet, published_projection
 from rich.console import Console
 from rich.table import Table
-from step import now, torch_layers
+from step import torch_layers
 from torch import Tensor
 
 from pipeline.config import LossSettings, ModelSettings

@@ -244,6 +244,9 @@ class TrainSettings:
     compile: bool = False
     """Whether ``torch.compile`` makes one program of the network. What that is worth on a device, ``benchmarks/step.py
     --compile`` tells; on a CPU it is nothing."""
+    tune: bool = True
+    """Whether a run on a GPU begins with timing ways to compute the same (convolutions by transform, padding left out)
+    on its first batch, to take the fastest; under ``compile`` each costs a compilation."""
     eval_mode: bool = False
     """Whether the network trains in eval mode: batch norm keeps its statistics (MFT's fine-tuning)."""
     batch_norm: Literal["per_rank", "synchronized"] = "per_rank"

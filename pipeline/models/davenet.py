@@ -28,8 +28,6 @@ MEL_BANDS = 40
 KERNEL = 9
 CHANNELS_LAST_ON = ("cuda",)
 """Kinds of devices whose convolutions want channels last."""
-TRANSFORMS_ON = ("cpu",)
-"""Kinds of devices where a convolution may go through a transform."""
 BLOCKS: dict[DavenetSize, tuple[int, ...]] = {"small": (2, 2, 2, 2), "large": (2, 2, 1, 1, 1, 1)}
 """Residual blocks per stage; each stage halves the rate."""
 
@@ -40,6 +38,8 @@ class TimeConvolution(nn.Module):
     def __init__(self, shape: tuple[int, int, int, int], stride: int = 1) -> None:
         super().__init__()
         self.stride = stride
+        self.transforms_on: tuple[str, ...] = ("cpu",)
+        """Kinds of devices where it may go through a transform."""
         out_channels, _, height, width = shape
         self.padding = width // 2
         self.weight = nn.Parameter(torch.randn(shape) * math.sqrt(2 / (height * width * out_channels)))
@@ -67,7 +67,7 @@ class TimeConvolution(nn.Module):
 
     def plan(self, x: Tensor, time: int) -> Plan | None:
         """How the transform would take signals like ``x``, so many samples long; None where it does not pay."""
-        costs = _costs(x)
+        costs = _costs(x) if x.device.type in self.transforms_on else None
         out_channels, in_channels, _, width = self.weight.shape
         if costs is None or width == 1:
             return None
@@ -145,6 +145,14 @@ class Davenet(nn.Module):
             x = self.get_submodule(f"layer{stage}")(x)
         return x.transpose(1, 2)
 
+    def take_transforms_on(self, *devices: str) -> None:
+        """Sets the kinds of devices where convolutions go through a transform if it takes less time by count; ``cpu``
+        alone unless told otherwise, since no GPU's count was compared with its clock.
+        """
+        for module in self.modules():
+            if isinstance(module, TimeConvolution):
+                module.transforms_on = devices
+
     def frames_per_token(self, frames: int) -> int:
         """How many frames of a spectrogram count as one token's where tokens are told from padding.
 
@@ -163,8 +171,6 @@ class Davenet(nn.Module):
 def _costs(x: Tensor) -> Costs | None:
     """What the transform costs where ``x`` lies; None where convolutions are to be as defined."""
     device = x.device.type
-    if device not in TRANSFORMS_ON:
-        return None
     halves = torch.is_autocast_enabled(device)
     if halves and torch.get_autocast_dtype(device) != torch.bfloat16:
         return None  # sums over a signal may leave the range of float16

@@ -55,8 +55,8 @@ class MFT(nn.Module):
             self.fusion_video = _transformer(settings)
             self.fusion_audio = _transformer(settings)
         self.most_tokens: dict[str, int] | None = None
-        """Numbers of tokens, by :meth:`count_tokens`, that the next batches don't exceed: with them a GPU leaves padding
-        out. What exceeds them would be lost; None keeps padding."""
+        """Numbers of tokens, as :meth:`count_tokens` counts, that the next batches don't exceed: with them a GPU leaves
+        padding out. What exceeds them would be lost; None keeps padding."""
         self._freeze_what_is_never_used()
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

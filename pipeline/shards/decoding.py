@@ -27,10 +27,17 @@ def decode_batch(batch: Batch) -> Batch:
     }
     return {
         **kept,
-        "text_mask": (batch["word_ids"] >= 0).float(),
         "video": video_tokens(batch["features_2d"], batch["places_2d"], batch["features_3d"]),
-        "video_mask": _mask(batch["video_tokens"], batch["places_2d"].shape[1]),
         "audio": spectrograms(batch["audio"]),
+        **masks_of(batch),
+    }
+
+
+def masks_of(batch: Batch) -> dict[str, Tensor]:
+    """A batch's ``text_mask``, ``video_mask`` and ``audio_mask``, as :func:`decode_batch` gives them."""
+    return {
+        "text_mask": (batch["word_ids"] >= 0).float(),
+        "video_mask": _mask(batch["video_tokens"], batch["places_2d"].shape[1]),
         "audio_mask": _mask(batch["audio_nframes"], batch["audio"].shape[1]),
     }
 

@@ -23,6 +23,7 @@ from pipeline.training.schedule import learning_rate, total_steps
 from pipeline.training.state import Position, Stateful, capture, restore
 from pipeline.training.step import loss_and_gradients
 from pipeline.training.stopping import StopRequest
+from pipeline.training.tuning import Tuning
 from pipeline.training.watch import LossWatch, check_scale
 
 
@@ -110,6 +111,7 @@ def train(
     clustering_time = getattr(loss, "clustering_time", None)
     begin_epoch, clusters_used = (getattr(loss, name, None) for name in ("begin_epoch", "clusters_used"))
     asked_to_stop = AnyRank(ranks)
+    tuning = Tuning(model, network, settings, ranks, console)
     clips = 0
     over = position.step >= last_step or ranks.any(seconds is not None and position.elapsed >= seconds)
 
@@ -120,9 +122,10 @@ def train(
                 group["lr"] = rate
             if begin_epoch is not None and position.step % steps_per_epoch == 0:
                 begin_epoch()
-            total, terms = loss_and_gradients(
-                network, loss, prepare(batch), ranks, settings.precision, scaler, settings.accumulate
-            )
+            with tuning.applied(batch, prepare) as ready:
+                total, terms = loss_and_gradients(
+                    network, loss, ready, ranks, settings.precision, scaler, settings.accumulate
+                )
             scaler.unscale_(optimizer)
             norm = _clip_gradients(model, settings.clip_gradient)
             scaler.step(optimizer)

@@ -1,0 +1,190 @@
+"""On a GPU the same numbers can be had in several ways; which one is the fastest, the first batch tells."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from pipeline.config import TrainSettings
+from pipeline.models import MFT, rows
+from pipeline.models.davenet import Davenet
+from pipeline.shards.decoding import masks_of
+from pipeline.training.batches import Batch
+from pipeline.training.distributed import Ranks
+from pipeline.training.step import embed
+
+Timer = Callable[[Callable[[], None]], float]
+"""Something to do → seconds that it takes."""
+
+_WORTH = 0.98
+"""A way is taken if it takes less than this share of the time."""
+_MULTIPLE = 64
+"""Limits of tokens are multiples of it: matrix units like that."""
+
+
+class TokenLimits:
+    """How many tokens a network may expect of a batch that leaves its padding out.
+
+    ``torch.compile`` makes a program for each limit, so limits have a reserve, twice as large each time that it was too
+    small: 2 %, 4 %, ...
+    """
+
+    def __init__(self, model: MFT) -> None:
+        self._model = model
+        self._reserve = 0.01
+        self._largest: dict[str, int] = {}
+        self._limits: dict[str, int] = {}
+
+    def of(self, batch: Batch) -> dict[str, int]:
+        """Limits that hold for a batch, which is as the loader gives it."""
+        counts = self._model.count_tokens(masks_of(batch))
+        if any(count > self._limits.get(name, 0) for name, count in counts.items()):
+            self._reserve *= 2
+            self._largest = {name: max(count, self._largest.get(name, 0)) for name, count in counts.items()}
+            self._limits = {
+                name: math.ceil(count * (1 + self._reserve) / _MULTIPLE) * _MULTIPLE
+                for name, count in self._largest.items()
+            }
+        return self._limits
+
+
+class _Way(NamedTuple):
+    name: str
+    take: Callable[[bool], None]
+
+
+class Tuning:
+    """Times the ways of computing a network on the first batch, and gives each batch what the fastest one needs.
+
+    Args:
+        model: on its device.
+        network: the model as it runs, compiled or not.
+        settings: ``tune`` and ``precision`` count.
+        ranks: those that train together, which all take the same ways.
+        console: where the main rank says what was found.
+        seconds: times something; only tests give another.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        network: nn.Module,
+        settings: TrainSettings,
+        ranks: Ranks,
+        console: Console,
+        seconds: Timer | None = None,
+    ) -> None:
+        self._model, self._network, self._settings = model, network, settings
+        self._ranks, self._console = ranks, console
+        self._seconds = seconds or _seconds_on(ranks.device)
+        # A way that fails on one rank would leave the others waiting for its statistics.
+        waiting = settings.batch_norm == "synchronized" and ranks.world_size > 1
+        self._to_be_tuned = settings.tune and ranks.device.type == "cuda" and not waiting
+        self._limits = TokenLimits(model) if self._to_be_tuned and isinstance(model, MFT) and _is_wide(model) else None
+        self._leaves_padding_out = False
+
+    @contextmanager
+    def applied(self, batch: Batch, prepare: Callable[[Batch], Batch]) -> Iterator[Batch]:
+        """The batch as the network takes it; the network is set to it as long as this lasts."""
+        limits = self._limits.of(batch) if self._limits is not None else None
+        ready = prepare(batch)
+        if self._to_be_tuned:
+            self._to_be_tuned = False
+            self._tune(ready, limits)
+        if isinstance(self._model, MFT) and self._leaves_padding_out:
+            self._model.most_tokens = limits
+        try:
+            yield ready
+        finally:
+            # other batches, those of an evaluation among them, may have more tokens
+            if isinstance(self._model, MFT):
+                self._model.most_tokens = None
+
+    def _tune(self, batch: Batch, limits: Mapping[str, int] | None) -> None:
+        start = time.monotonic()
+        best = self._slowest_rank(batch)
+        found = []
+        for way in self._ways(limits):
+            way.take(True)
+            spent = self._slowest_rank(batch)
+            taken = spent < _WORTH * best
+            found.append(f"{way.name} {_compared(spent, best)}, {'' if taken else 'not '}taken")
+            if taken:
+                best = spent
+            else:
+                way.take(False)
+        self._limits = self._limits if self._leaves_padding_out else None
+        if found and self._ranks.is_main:
+            message = f"training: tuned in {time.monotonic() - start:,.0f} s: {'; '.join(found)}"
+            self._console.print(message, soft_wrap=True, markup=False)
+
+    def _ways(self, limits: Mapping[str, int] | None) -> Iterator[_Way]:
+        audio = [module for module in self._model.modules() if isinstance(module, Davenet)]
+        if audio and self._settings.precision == "bfloat16":
+            devices = "cpu", self._ranks.device.type
+
+            def transform(on: bool) -> None:
+                for network in audio:
+                    network.take_transforms_on(*(devices if on else devices[:1]))
+
+            yield _Way("convolutions by transform", transform)
+        if limits is not None and self._settings.accumulate == 1:
+
+            def leave_out(on: bool) -> None:
+                assert isinstance(self._model, MFT)
+                self._leaves_padding_out = on
+                self._model.most_tokens = dict(limits) if on else None
+
+            yield _Way("padding left out", leave_out)
+
+    def _slowest_rank(self, batch: Batch) -> float:
+        """Seconds of a forward and backward pass; infinite where a rank cannot do it."""
+        buffers = [buffer.clone() for buffer in self._model.buffers()]
+        try:
+            seconds = self._seconds(lambda: self._pass(batch))
+        except RuntimeError as error:  # too little memory, or a compiler that can't
+            self._console.print(f"training: {' '.join(str(error).split())[:300]}", soft_wrap=True, markup=False)
+            seconds = math.inf
+        self._model.zero_grad()
+        for buffer, before in zip(self._model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+        return max(self._ranks.all_of(seconds))
+
+    def _pass(self, batch: Mapping[str, Any]) -> None:
+        outputs = embed(self._network, batch, self._settings.precision)
+        reached = [value for value in outputs.values() if isinstance(value, Tensor) and value.requires_grad]
+        torch.autograd.backward(reached, [torch.full_like(value, 1 / value.numel()) for value in reached])
+
+
+def _is_wide(model: MFT) -> bool:
+    return model.settings.embed_dim >= rows.LEAST_DIM
+
+
+def _compared(spent: float, before: float) -> str:
+    return "failed" if math.isinf(spent) else f"{before * 1e3:,.1f} → {spent * 1e3:,.1f} ms"
+
+
+def _seconds_on(device: torch.device) -> Timer:
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    def seconds(do: Callable[[], None]) -> float:
+        times = []
+        for _ in range(5):
+            wait()
+            start = time.perf_counter()
+            do()
+            wait()
+            times.append(time.perf_counter() - start)
+        return statistics.median(times[2:])  # the first ones compile, and ask the device for memory
+
+    return seconds
