@@ -1,7 +1,7 @@
-"""Matrix products in float32 on a CPU, by oneDNN instead of MKL where the processor is not Intel's.
+"""Matrix products in float32 on a CPU, by oneDNN instead of MKL where that is the faster one.
 
-torch hands convolutions to oneDNN and matrix products to MKL, whose kernels run at half speed on processors that are
-not Intel's; on Intel's they are the faster ones, small products by far. The operator called here is the one that
+torch hands convolutions to oneDNN and matrix products to MKL, which leaves AVX-512 unused on processors that are not
+Intel's and so runs at half speed there; elsewhere its kernels are the faster ones, small products by far. The operator called here is the one that
 ``torch.compile`` puts into its CPU programs. Where it does not apply (another device, another precision, autocast, a
 build without oneDNN) torch's own product does the same.
 """
@@ -82,18 +82,19 @@ class _LinearMap(torch.autograd.Function):
 
 
 @lru_cache(maxsize=1)
-def mkl_is_faster() -> bool:
-    """Whether the processor is Intel's, as far as Linux tells."""
+def one_dnn_is_faster() -> bool:
+    """Whether the processor has AVX-512 and is not Intel's, as far as Linux tells."""
     try:
-        return "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+        intel = "GenuineIntel" in Path("/proc/cpuinfo").read_text()
     except OSError:
         return False
+    return not intel and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def _one_dnn_takes(a: Tensor, b: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()
-        and not mkl_is_faster()
+        and one_dnn_is_faster()
         and a.dtype == b.dtype == torch.float32
         and a.device.type == b.device.type == "cpu"
         and torch.backends.mkldnn.is_available()

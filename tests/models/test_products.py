@@ -8,9 +8,9 @@ from pipeline.models import products as products_module
 from pipeline.models.products import Linear, product, products
 
 
-@pytest.fixture(autouse=True, params=[False, True], ids=["by oneDNN", "by MKL"])
+@pytest.fixture(autouse=True, params=[True, False], ids=["by oneDNN", "by MKL"])
 def _library(request, monkeypatch):
-    monkeypatch.setattr(products_module, "mkl_is_faster", lambda: request.param)
+    monkeypatch.setattr(products_module, "one_dnn_is_faster", lambda: request.param)
 
 
 def _random(*shape):
