@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from datetime import date, timedelta
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.acquire.daily import LastDay
 from pipeline.acquire.layout import videos_in
 from pipeline.acquire.ledger import Ledger, now
 from pipeline.acquire.reasons import REASONS, is_temporary
@@ -88,7 +89,7 @@ class Session:
         self.failed_before = _count(pc.and_(given_up, listed))
         left = len(manifest) - self.done_before - self.failed_before
         self.total = left if limit is None else min(left, limit)
-        self._bytes_today = _bytes_since(rows, timedelta(days=1))
+        self._last_day = LastDay(rows, STAGE)
         self.tally = Tally(ledger)
         self.stopped: dict[str, str] = {}
         """What ended before its time: the node, or the run itself, and why."""
@@ -143,7 +144,7 @@ class Session:
 
     def _is_capped(self) -> bool:
         daily, floor = self._settings.daily_gigabytes, self._settings.min_free_gigabytes
-        if daily is not None and self._bytes_today + self.tally.bytes >= daily * 1e9:
+        if daily is not None and self._last_day.bytes(self.tally.bytes) >= daily * 1e9:
             self.stopped["this run"] = f"{daily:g} GB in 24 hours, as download.daily_gigabytes says; go on tomorrow"
         elif time.monotonic() - self._looked_at_disk > DISK_SECONDS:
             self._looked_at_disk = time.monotonic()
@@ -187,8 +188,3 @@ def yt_dlp_date() -> date:
 
 def _count(flags: pa.ChunkedArray) -> int:
     return int(pc.sum(flags).as_py() or 0)
-
-
-def _bytes_since(rows: pa.Table, span: timedelta) -> int:
-    recent = pc.and_(pc.equal(rows["stage"], STAGE), pc.greater(rows["at"], pa.scalar(now() - span)))
-    return int(pc.sum(rows.filter(recent)["bytes"]).as_py() or 0)
