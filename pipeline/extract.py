@@ -25,7 +25,7 @@ from pipeline.acquire.layout import find_video
 from pipeline.acquire.ledger import Ledger, LedgerRow
 from pipeline.acquire.reasons import is_temporary
 from pipeline.acquire.tally import Tally
-from pipeline.backbones.names import check_name
+from pipeline.backbones.names import check_backbones
 from pipeline.cli import console, interruptible, parse_with_recipe, positive_int, progress_bar, run_verb, verb_parser
 from pipeline.config import ExtractSettings, Recipe
 from pipeline.datasets.table import Manifest
@@ -277,9 +277,7 @@ def claim(folder: Path, manifest: Manifest, recipe: Recipe) -> None:
     Raises:
         InputError: a setting is wrong, or the folder holds shards of others.
     """
-    for backbone in (recipe.extract.video_2d, recipe.extract.video_3d):
-        if backbone is not None:
-            check_name(backbone)  # before the folder is given to a name that is mistyped
+    check_backbones(recipe.extract)  # before the folder is given to a name that is mistyped
     claim_folder(folder, recipe)
     prepare_words(folder, manifest, recipe.extract)
 

@@ -107,11 +107,21 @@ def test_captions_as_clips_pieces(tmp_path: Path) -> None:
         prepare_words(tmp_path, Manifest(tmp_path / "m.parquet"), SETTINGS)
 
 
-def test_a_mistyped_backbone_is_said_before_the_folder_is_given_to_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        (("2d", "resnet15"), r"resnet15 \(did you mean resnet152\?\)"),
+        (("2d", "s3d_howto100m"), "takes clips; set extract.video_3d"),
+        (("3d", "timm:resnet18"), "takes single frames; set extract.video_2d"),
+    ],
+)
+def test_a_wrong_backbone_is_said_before_the_folder_is_given_to_it(
+    setting: tuple[str, str], said: str, tmp_path: Path
+) -> None:
     write_manifest(tmp_path / "m.parquet", [Video("v", captions=[Caption(0, 1, "flip")])])
     where = ["--videos", str(tmp_path), "--shards", str(tmp_path / "shards")]
-    with pytest.raises(InputError, match=r"resnet15 \(did you mean resnet152\?\)"):
-        main([str(tmp_path / "m.parquet"), *where, "--recipe", "demo", "--extract.video_2d", "resnet15"])
+    with pytest.raises(InputError, match=said):
+        main([str(tmp_path / "m.parquet"), *where, "--recipe", "demo", f"--extract.video_{setting[0]}", setting[1]])
     assert not (tmp_path / "shards").exists()
 
 

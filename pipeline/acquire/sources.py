@@ -123,7 +123,7 @@ def _checked(source: str) -> str:
         raise InputError(f"a password in a URL is seen by all: set download.auth_host, {USER} and {PASSWORD} instead")
     try:
         filled = source.format(video_id="x")
-    except (KeyError, IndexError, ValueError) as error:
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
         raise InputError(f"the template {source} cannot be filled ({error}); it may hold {{video_id}}") from None
     if filled == source:
         raise InputError(f"the template {source} is the same for all videos; put {{video_id}} into it")

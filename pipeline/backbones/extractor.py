@@ -11,7 +11,7 @@ import torch
 
 from pipeline.backbones.base import Backbone
 from pipeline.backbones.engine import Engine, Session
-from pipeline.backbones.registry import get_backbone
+from pipeline.backbones.registry import backbones_of
 from pipeline.config import ExtractSettings
 from pipeline.media.decode import decode
 from pipeline.media.logmel import BANDS, FRAMES_PER_SECOND, LogMel
@@ -48,8 +48,7 @@ class FeatureExtractor:
         """Loads the networks; raises :class:`InputError` for an unknown backbone or missing weights."""
         self.settings = settings
         self.device = torch.device(device)
-        names = {"2d": settings.video_2d, "3d": settings.video_3d}
-        self.backbones: dict[str, Backbone] = {key: get_backbone(name) for key, name in names.items() if name}
+        self.backbones = backbones_of(settings)
         on_gpu = self.device.type == "cuda"
         networks = {key: backbone.load(self.device) for key, backbone in self.backbones.items()}
         batch_size = settings.batch_size or (GPU_BATCH if on_gpu else CPU_BATCH)

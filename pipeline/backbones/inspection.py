@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.backbones.base import Backbone
 from pipeline.backbones.extractor import ClipCutter, FeatureExtractor, VideoFeatures
-from pipeline.backbones.registry import get_backbone
+from pipeline.backbones.registry import backbones_of
 from pipeline.config import ExtractSettings
 from pipeline.errors import InputError
 from pipeline.media.decode import decode
@@ -69,8 +69,7 @@ def inspect_video(path: Path, settings: ExtractSettings, device: str = "cpu") ->
         MediaError: the file cannot be used.
         InputError: there is no such backbone.
     """
-    names = {"2d": settings.video_2d, "3d": settings.video_3d}
-    backbones = {key: get_backbone(name) for key, name in names.items() if name}
+    backbones = backbones_of(settings)
     inputs = {key: _Sample(FRAMES_SHOWN if not backbones[key].clip_length else CLIPS_SHOWN) for key in backbones}
     cutters = {key: ClipCutter(backbone) for key, backbone in backbones.items()}
     formats = {key: backbone.frame_format for key, backbone in backbones.items()}

@@ -1,9 +1,9 @@
 """Matrix products in float32 on a CPU, by oneDNN instead of MKL where that is the faster one.
 
 torch hands convolutions to oneDNN and matrix products to MKL, which leaves AVX-512 unused on processors that are not
-Intel's and so runs at half speed there; elsewhere its kernels are the faster ones, small products by far. The operator called here is the one that
-``torch.compile`` puts into its CPU programs. Where it does not apply (another device, another precision, autocast, a
-build without oneDNN) torch's own product does the same.
+Intel's and so runs at half speed there; elsewhere its kernels are the faster ones, small products by far. The operator
+called here is the one that ``torch.compile`` puts into its CPU programs. Where it does not apply (another device,
+another precision, autocast, a build without oneDNN) torch's own product does the same.
 """
 
 from __future__ import annotations

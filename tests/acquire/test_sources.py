@@ -36,6 +36,8 @@ def test_where_a_video_is_looked_for(tmp_path):
     ("settings", "message"),
     [
         ({"template": "http://h/{id}.mp4"}, "may hold {video_id}"),
+        ({"template": "http://h/{video_id.mp4}"}, "may hold {video_id}"),
+        ({"template": "http://h/{video_id[a]}"}, "may hold {video_id}"),
         ({"template": "http://h/always.mp4"}, "the same for all videos"),
         ({"sources": ["http://user:secret@h/{video_id}"]}, "a password in a URL is seen by all"),
         ({"template": "http://secret@h/{video_id}"}, "a password in a URL is seen by all"),

@@ -10,7 +10,7 @@ import torch
 from pipeline.backbones import slowfast
 from pipeline.backbones.base import Normalized
 from pipeline.backbones.extractor import FeatureExtractor
-from pipeline.backbones.names import NAMES
+from pipeline.backbones.names import NAMES, OF_CLIPS, OF_FRAMES
 from pipeline.backbones.registry import get_backbone
 from pipeline.config import ExtractSettings
 from pipeline.errors import InputError
@@ -262,3 +262,5 @@ def test_an_unknown_backbone_names_the_nearest() -> None:
 
 def test_names_are_those_of_the_registry() -> None:
     assert all(get_backbone(name).name == name for name in NAMES)
+    assert all(get_backbone(name).clip_length is None for name in OF_FRAMES)
+    assert all(get_backbone(name).clip_length for name in OF_CLIPS)
