@@ -110,7 +110,9 @@ class Ledger:
         order = np.argsort(table["at"].to_numpy(), kind="stable")
         last = np.empty(len(ids.dictionary), np.int64)
         last[codes[order]] = order  # of equal indices the last assignment, thus the latest row, stays
-        return table.take(pa.array(np.sort(last)))
+        counts = np.zeros(len(table), bool)
+        counts[last] = True
+        return table.filter(pa.array(counts))  # take would lay all messages end to end, of which 2 GiB are too many
 
     def rows(self) -> pa.Table:
         """All rows of all stages, oldest part first."""
