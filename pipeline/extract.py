@@ -134,6 +134,11 @@ def run(arguments: argparse.Namespace, recipe: Recipe) -> None:
         speed = f"{tally.seconds:.0f} s, {tally.settled / tally.seconds:.2f} videos/s"
         before = f"{len(failed)} failed before (--retry REASON tries them again), " if failed else ""
         console.print(f"extract: {tally.describe()}, {before}{there}; {speed}; shards in {folder}", soft_wrap=True)
+    if tally.settled and not tally.counts["done"] and not done:
+        raise InputError(
+            f"none of the {tally.settled:,} videos could be extracted: python -m pipeline.status {arguments.manifest} "
+            "says why"
+        )
 
 
 def destination_of(arguments: argparse.Namespace) -> Destination | None:

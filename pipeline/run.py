@@ -94,6 +94,11 @@ def run(arguments: argparse.Namespace, recipe: Recipe) -> None:
         ray_pool.stop()
         for line in relay.summary():
             console.print(line, markup=False, soft_wrap=True)
+    if relay.got_nothing:
+        raise InputError(
+            f"none of the {relay.settled:,} videos came into a shard: python -m pipeline.status {arguments.manifest} "
+            "says why"
+        )
 
 
 def _relay(arguments: argparse.Namespace, recipe: Recipe, shards: Path, limit: int, largest: int) -> Relay:
@@ -209,7 +214,7 @@ class Relay:
         self.all_fetched = False
         """Whether nothing more comes in."""
         self.before = f"before: {before[0]:,} in shards, {before[1] + session.failed_before:,} failed for good"
-        self._manifest, self._largest = manifest, largest
+        self._manifest, self._largest, self._in_shards = manifest, largest, before[0]
         self._coming: dict[str, Video] = {}
         self._arrived = deque(video for video in manifest.videos(with_captions=False) if video.video_id in there)
         self._under_way = set(there)
@@ -273,6 +278,17 @@ class Relay:
             self.tally.flush()  # the reason is on the disk before the video is gone
             self.budget.delete(row.video_id)
         self._under_way.discard(row.video_id)
+
+    @property
+    def settled(self) -> int:
+        """Videos that are in a shard or have a reason not to be, of this run."""
+        failed = self.session.tally.settled - self.session.tally.counts["done"]
+        return self.tally.settled + failed
+
+    @property
+    def got_nothing(self) -> bool:
+        """Whether videos were asked for, and none is in a shard, from this run or an earlier one."""
+        return bool(self.settled) and not self.tally.counts["done"] and not self._in_shards
 
     def summary(self) -> list[str]:
         """Lines for people: what happened, and what ended early."""

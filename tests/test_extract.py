@@ -204,6 +204,17 @@ def test_real_files_are_downloaded_and_extracted_or_named_with_a_reason(tmp_path
         assert {"2d.npy", "3d.npy", "audio.npy"} <= set(found[name])
 
 
+def test_when_nothing_could_be_extracted_the_command_fails(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    place.path("broken").write_bytes(b"no video at all" * 100)
+    write_manifest(place.manifest, [Video("broken")])
+    process = place.start(workers=1)
+    said = " ".join(process.communicate(timeout=100)[1].split())
+    assert process.returncode == 2
+    assert "none of the 1 videos could be extracted: python -m pipeline.status" in said
+    assert place.failures() == {"broken": "corrupt"}
+
+
 def test_a_missing_manifest_is_one_line(tmp_path: Path) -> None:
     said, code = fail(Place(tmp_path))
     assert code == 2 and "tiny.parquet" in said

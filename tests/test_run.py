@@ -263,3 +263,19 @@ def test_parts_of_failed_downloads_give_way_when_nothing_else_can(tmp_path: Path
     assert hand.extracted("timeout") == "v0"
     assert hand.ask() is None and not any(part.exists() for part in parts)
     assert hand.ask() == "v3" and (hand.folder / "v0" / "v0.mp4").exists()
+
+
+def test_a_run_that_got_nothing_is_told_from_one_that_did(tmp_path: Path) -> None:
+    hand = Hand(tmp_path, count=3)
+    assert not hand.relay.got_nothing
+    assert hand.ask() == "v0"
+    hand.fetched("v0", "not_found")
+    assert (hand.relay.settled, hand.relay.got_nothing) == (1, True)
+    assert hand.ask() == "v1"
+    hand.fetched("v1")
+    hand.extracted("corrupt")
+    assert (hand.relay.settled, hand.relay.got_nothing) == (2, True)
+    assert hand.ask() == "v2"
+    hand.fetched("v2")
+    hand.extracted()
+    assert (hand.relay.settled, hand.relay.got_nothing) == (3, False)
