@@ -28,6 +28,10 @@ _TIME_BASE = re.compile(r"#tb (\d+): (\d+)/(\d+)")
 _PAGE_STARTS = (b"<!doctype", b"<html", b"<head", b"<?xml", b"{", b"[")
 
 
+class _KilledError(Exception):
+    """FFmpeg did not come to its end, which tells nothing of the file."""
+
+
 def check_video(path: Path, expected_bytes: int | None = None) -> Failure | None:
     """What is wrong with a video: its size, what kind of file it is, its first and its last second, decoded.
 
@@ -56,7 +60,9 @@ def _decode_both_ends(path: Path) -> Failure | None:
         if (times[0] and times[1]) or _reaches_its_end(path):
             return None
     except subprocess.TimeoutExpired:
-        return Failure("corrupt", f"its first and last second could not be decoded within {TIMEOUT:.0f} s")
+        return Failure("timeout", f"its first and last second could not be decoded within {TIMEOUT:.0f} s")
+    except _KilledError as error:
+        return Failure("unknown", str(error))
     if not (times[0] or times[1]) and _has_sound_only(path):
         return Failure("unsupported", "there is sound in it but no picture")
     where = "last" if times[0] else "first"
@@ -111,6 +117,10 @@ def _decode(
     # one line per decoded picture tells more than the exit code: FFmpeg calls a cut file's lack of an end no error
     command = [ffmpeg_binary(), "-v", "error", "-nostdin", "-threads", "1", *arguments, "-f", "framecrc", "pipe:1"]
     run = subprocess.run(command, capture_output=True, stdin=rest, timeout=TIMEOUT)
+    if run.returncode < 0:
+        raise _KilledError(
+            f"FFmpeg was killed by signal {-run.returncode} while it checked the file; was memory short?"
+        )
     units: dict[int, Fraction] = {}
     times: defaultdict[int, list[float]] = defaultdict(list)
     for line in run.stdout.decode("ascii", "replace").splitlines():

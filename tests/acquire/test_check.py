@@ -4,7 +4,9 @@ import subprocess
 
 import pytest
 
+from pipeline.acquire import check
 from pipeline.acquire.check import check_video, container_of
+from pipeline.acquire.reasons import is_temporary
 from pipeline.media.ffmpeg import ffmpeg_binary
 
 PICTURES = ["-f", "lavfi", "-i", "testsrc2=size=64x48:rate=10"]
@@ -47,3 +49,16 @@ def test_a_cut_file_is_damaged_also_where_its_header_is_whole(make, name):
         failure = check_video(path)
         assert failure.reason == "corrupt"
         assert "@ 0x" not in failure.message  # FFmpeg names objects by their addresses, which differ each time
+
+
+@pytest.mark.parametrize(("script", "reason"), [("kill -9 $$", "unknown"), ("sleep 5", "timeout")])
+def test_an_ffmpeg_that_is_killed_or_slow_says_nothing_of_the_file(make, tmp_path, monkeypatch, script, reason):
+    path = make("a.mp4", "-t", "2", *PICTURES, "-c:v", "libx264")
+    binary = tmp_path / "ffmpeg"
+    binary.write_text(f"#!/bin/sh\n{script}\n")
+    binary.chmod(0o755)
+    monkeypatch.setattr(check, "ffmpeg_binary", lambda: str(binary))
+    monkeypatch.setattr(check, "TIMEOUT", 0.3)
+    failure = check_video(path)
+    assert failure.reason == reason
+    assert is_temporary(failure.reason)
