@@ -119,7 +119,7 @@ def _decode(
     run = subprocess.run(command, capture_output=True, stdin=rest, timeout=TIMEOUT)
     if run.returncode < 0:
         raise _KilledError(
-            f"FFmpeg was killed by signal {-run.returncode} while it checked the file; was memory short?"
+            f"FFmpeg was killed by signal {-run.returncode} while it checked the file; too little memory?"
         )
     units: dict[int, Fraction] = {}
     times: defaultdict[int, list[float]] = defaultdict(list)
