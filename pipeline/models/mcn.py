@@ -214,7 +214,9 @@ def _pool_video(video: Tensor, mask: Tensor | None) -> Tensor:
 
 def _first_half_of_each_run(values: Tensor) -> Tensor:
     """Bool ``[n]``: the element is in the first half of the equal elements that it stands among."""
-    _, run, lengths = values.unique_consecutive(return_inverse=True, return_counts=True)
-    starts = lengths.cumsum(0) - lengths
-    position = torch.arange(len(values), device=values.device) - starts[run]
-    return position < (lengths[run] + 1) // 2
+    # of fixed shapes: a GPU does not wait for the number of runs, and the network stays one graph to the compiler
+    place = torch.arange(len(values), device=values.device)
+    differs, end = values[1:] != values[:-1], values.new_ones(1, dtype=torch.bool)
+    first = torch.where(torch.cat([end, differs]), place, 0).cummax(0).values
+    last = torch.where(torch.cat([differs, end]), place, len(values)).flip(0).cummin(0).values.flip(0)
+    return place - first < (last - first + 2) // 2

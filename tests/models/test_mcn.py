@@ -136,3 +136,13 @@ def test_settings_that_contradict_each_other_are_refused():
         _model(name="mcn", cluster_cosine=True)
     with pytest.raises(InputError, match="even"):
         _model(name="avlnet_text_fused", embed_dim=15)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+def test_each_form_is_one_graph_to_the_compiler(form):
+    model, batch = _model(**FORMS[form]).eval(), _batch(tokens=4)
+    with torch.no_grad():
+        expected = model(batch)
+        outputs = torch.compile(model, backend="eager", fullgraph=True)(batch)
+    torch.testing.assert_close(outputs, expected)
