@@ -96,14 +96,14 @@ class FusionTransformer(nn.Module):
         dim = x.shape[2]
         most_sources, most_copies = plan.limits(most, len(x))
         source_rows, copy_rows = Rows(valid, dim, most_sources), Rows(valid_copies, dim, most_copies)
-        rows, rows_of_copies = source_rows.pick(x), copy_rows.pick(plan.lay_out(x))
+        rows = source_rows.pick(x)
         last = len(self.blocks) - 1
         for number, module in enumerate(self.blocks):
             block = cast(Block, module)
             qkv = block.attn.qkv(block.norm1(rows))
             if number == 0:
                 queries, keys, values = block.attn.split(source_rows.put(qkv))
-                queries, rows = plan.lay_out(queries, dim=2), rows_of_copies
+                queries, rows = plan.lay_out(queries, dim=2), copy_rows.pick(plan.lay_out(x))
                 visible = plan.sees_source & valid.unsqueeze(1)
             else:
                 queries, keys, values = block.attn.split(copy_rows.put(qkv))
