@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import collections
+import os
 import pickle
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 import yaml
 from torch import Tensor
 
 from pipeline.errors import InputError
+
+_SEAL = b"crc32:"
+_SEAL_BYTES = len(_SEAL) + 8
+_BLOCK = 1 << 22
 
 _STATE_DICT_KEYS = ("state_dict", "net", "model")
 """Where programs keep the weights: MFT's, AVLnet's ``amp_checkpoint.pt``, this package's."""
@@ -46,8 +52,8 @@ def read_checkpoint(path: str | Path) -> Any:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: there is no such checkpoint file")
-    mapped = zipfile.is_zipfile(path)
     try:
+        mapped = zipfile.is_zipfile(path)
         if mapped:
             check_records(path)
         try:
@@ -62,16 +68,46 @@ def read_checkpoint(path: str | Path) -> Any:
         ) from None
 
 
+def seal(path: Path) -> None:
+    """Writes a checksum of all of a file of ``torch.save`` into the comment that such a file may end with."""
+    with path.open("rb+") as file:
+        file.seek(-2, os.SEEK_END)
+        if file.read() != b"\0\0":
+            raise ValueError(f"{path}: there is a comment already")
+        file.seek(-2, os.SEEK_END)
+        file.write(_SEAL_BYTES.to_bytes(2, "little"))
+        file.write(_SEAL + b"%08x" % _crc32(file, file.tell()))
+
+
 def check_records(path: Path) -> None:
-    """Holds each record of a file of ``torch.save`` against the checksum that is stored with it.
+    """Holds a file of ``torch.save`` against its checksums: that of :func:`seal`, else those of its records.
 
     Raises:
-        BadZipFile: a record is damaged, or the file is no such file.
+        BadZipFile: it is damaged, or no such file.
     """
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END) - _SEAL_BYTES
+        file.seek(max(end, 0))
+        comment = file.read()
+        if comment.startswith(_SEAL):
+            if comment != _SEAL + b"%08x" % _crc32(file, end):
+                raise zipfile.BadZipFile("it does not have its checksum")
+            return
     with zipfile.ZipFile(path) as records:
         damaged = records.testzip()
-    if damaged is not None:
-        raise zipfile.BadZipFile(f"{damaged} does not have its checksum")
+        # torch would take such a record for a folder and leave its memory as it was
+        odd = next((record.filename for record in records.infolist() if record.external_attr & 0x10 or record.is_dir()), None)
+    if damaged or odd:
+        raise zipfile.BadZipFile(f"{damaged or odd} does not have its checksum")
+
+
+def _crc32(file: BinaryIO, end: int) -> int:
+    """Of the file's bytes before ``end``; it is left there."""
+    file.seek(0)
+    checksum = 0
+    while at_most := min(_BLOCK, end - file.tell()):
+        checksum = zlib.crc32(file.read(at_most), checksum)
+    return checksum
 
 
 def find_state_dict(checkpoint: Any, where: str) -> dict[str, Tensor]:

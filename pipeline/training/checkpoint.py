@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import re
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 
 from pipeline.errors import InputError
-from pipeline.models.checkpoints import check_records
+from pipeline.models.checkpoints import check_records, seal
 
 State = dict[str, Any]
 """Tensors, numbers, strings and containers of them: what ``torch.load(weights_only=True)`` reads."""
@@ -138,12 +137,14 @@ def read_checkpoint(path: Path) -> State:
     try:
         check_records(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, MemoryError) as error:
-        if isinstance(error, MemoryError) or "alloc" in str(error):
-            raise InputError(f"not enough memory for checkpoint {path} ({path.stat().st_size / 1e9:.1f} GB)") from None
-        raise DamagedError(f"checkpoint {path} is damaged ({_first_sentence(error)})") from None
     except pickle.UnpicklingError as error:
         raise InputError(f"{path} is not a checkpoint of this program ({_first_sentence(error)})") from None
+    except Exception as error:  # reading what is damaged may raise anything
+        if isinstance(error, MemoryError) or "alloc" in str(error):
+            raise InputError(f"not enough memory for checkpoint {path} ({path.stat().st_size / 1e9:.1f} GB)") from None
+        if isinstance(error, OSError) and error.errno not in (errno.EIO, errno.EINVAL):
+            raise
+        raise DamagedError(f"checkpoint {path} is damaged ({_first_sentence(error)})") from None
     if not isinstance(state, dict) or "model" not in state:
         raise InputError(f"{path} is not a checkpoint of this program: it holds no model")
     return state
@@ -156,6 +157,7 @@ def _said(path: Path) -> str:
 def _save(state: State, path: Path) -> None:
     try:
         torch.save(state, path)
+        seal(path)
     except RuntimeError as error:
         if "unexpected pos" in str(error):  # how torch says that less was written than it gave
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
