@@ -1,5 +1,7 @@
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -8,7 +10,9 @@ import torch
 
 from pipeline import evaluate, train
 from pipeline.benchmarks.embeddings import DIRECTIONS
+from pipeline.config import load_recipe
 from pipeline.errors import InputError
+from pipeline.models import build_model, save_published
 from pipeline.training.checkpoint import read_checkpoint
 from tests.tiny_run import MCN, write_recipe, write_tiny_shards
 
@@ -123,6 +127,25 @@ def test_a_damaged_checkpoint_gives_no_figures(folder: Path, tmp_path: Path) -> 
 def test_another_number_of_heads_is_refused_though_it_fits(folder: Path) -> None:
     with pytest.raises(InputError, match=r"was trained with model\.heads 2, not 4"):
         run(folder, "--model.heads", "4")
+
+
+@pytest.mark.parametrize(
+    ("released", "said"),
+    [({"heads": 4}, r"trained with model\.heads 4, not 2"), ({"text_video_only": True}, "trained without sound")],
+)
+def test_settings_that_come_with_a_published_checkpoint_count(
+    folder: Path, tmp_path: Path, released: dict[str, Any], said: str
+) -> None:
+    own = load_recipe(str(folder / "tiny.yaml")).model
+    save_published(build_model(dataclasses.replace(own, **released)), tmp_path / "latest_model.pth")
+    state = torch.load(tmp_path / "latest_model.pth", weights_only=True)
+    torch.save({"state_dict": state["state_dict"]}, tmp_path / "latest_model.pth")  # its settings are beside it alone
+    arguments = ["--run", str(tmp_path / "out"), "--shards", str(folder / "shards")]
+    arguments += ["--recipe", str(folder / "tiny.yaml"), "--checkpoint", str(tmp_path / "latest_model.pth")]
+    with pytest.raises(InputError, match=said):
+        evaluate.main(arguments)
+    setting, value = next(iter(released.items()))
+    evaluate.main([*arguments, f"--model.{setting}", str(value).lower()])
 
 
 def test_weights_that_are_not_finite_are_told(folder: Path, tmp_path: Path) -> None:

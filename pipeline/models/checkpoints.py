@@ -96,9 +96,10 @@ def check_records(path: Path) -> None:
     with zipfile.ZipFile(path) as records:
         damaged = records.testzip()
         # torch would take such a record for a folder and leave its memory as it was
-        odd = next((record.filename for record in records.infolist() if record.external_attr & 0x10 or record.is_dir()), None)
-    if damaged or odd:
-        raise zipfile.BadZipFile(f"{damaged or odd} does not have its checksum")
+        odd = (record.filename for record in records.infolist() if record.external_attr & 0x10 or record.is_dir())
+        damaged = damaged or next(odd, None)
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"{damaged} does not have its checksum")
 
 
 def _crc32(file: BinaryIO, end: int) -> int:
@@ -129,7 +130,7 @@ def find_state_dict(checkpoint: Any, where: str) -> dict[str, Tensor]:
 
 
 def published_config(checkpoint: Any, path: Path | None) -> dict[str, Any]:
-    """The ``arch`` section of the settings that MFT's program wrote: beside the checkpoint, else inside it.
+    """The ``arch`` section of the settings that MFT's program wrote: inside the checkpoint, else beside it.
 
     Returns:
         ``{"type": ..., "args": {...}}``, or nothing where there are no such settings.
@@ -137,17 +138,19 @@ def published_config(checkpoint: Any, path: Path | None) -> dict[str, Any]:
     Raises:
         InputError: the file beside it is not valid YAML.
     """
-    beside = path.parent / "config.yaml" if path is not None else None
-    configs: list[Any] = [checkpoint.get("config")] if isinstance(checkpoint, Mapping) else []
-    if beside is not None and beside.is_file():
-        try:
-            configs.insert(0, yaml.safe_load(beside.read_text()))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(f"{beside}: not valid YAML: {' '.join(str(error).split())}") from None
-    for config in configs:
-        if isinstance(config, Mapping) and isinstance(config.get("arch"), Mapping):
-            return dict(config["arch"])
-    return {}
+    arch = _arch(checkpoint.get("config")) if isinstance(checkpoint, Mapping) else {}
+    beside = path.parent / "config.yaml" if path is not None and not arch else None
+    if beside is None or not beside.is_file():
+        return arch
+    try:
+        return _arch(yaml.safe_load(beside.read_text()))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{beside}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _arch(config: Any) -> dict[str, Any]:
+    arch = config.get("arch") if isinstance(config, Mapping) else None
+    return dict(arch) if isinstance(arch, Mapping) else {}
 
 
 class _StandIn:

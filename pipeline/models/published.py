@@ -19,7 +19,7 @@ from pipeline.config import ModelSettings
 from pipeline.errors import InputError
 from pipeline.models.build import Network, build_model
 from pipeline.models.checkpoints import find_state_dict, published_config, read_checkpoint
-from pipeline.models.davenet import BLOCKS
+from pipeline.models.davenet import BLOCKS, DavenetSize
 from pipeline.models.mft_program import PROGRAM_NAMES, arch_of_settings, from_program, settings_of_arch
 
 _SETTINGS = tuple(setting.name for setting in dataclasses.fields(ModelSettings))
@@ -35,7 +35,7 @@ def load_published(source: str | Path | Mapping[str, Tensor], **hyperparameters:
 
     Sizes and kinds are read from the weights' names and shapes. What these don't tell (attention heads, how audio is
     pooled) comes from the keywords, else from the recipe that a checkpoint of this package's training holds, else from
-    the ``config.yaml`` beside the file, else from the program's settings in it.
+    the program's settings in the file, else from the ``config.yaml`` beside it.
 
     Args:
         source: a checkpoint file (MFT's ``latest_model.pth``, MCN's ``eN.pth``, AVLnet's ``amp_checkpoint.pt``, a
@@ -66,6 +66,20 @@ def load_published(source: str | Path | Mapping[str, Tensor], **hyperparameters:
     _check_layout(model, weights, where)
     model.load_state_dict({name: value.detach().clone() for name, value in weights.items()}, strict=True, assign=True)
     return model.eval()
+
+
+def settings_told(checkpoint: Any, path: Path, davenet: DavenetSize) -> dict[str, Any]:
+    """The settings that come with a checkpoint, by their names here; nothing where none do.
+
+    Args:
+        checkpoint: what :func:`read_checkpoint` gave.
+        path: of its file, beside which the program's ``config.yaml`` may be.
+        davenet: the audio network's size.
+
+    Raises:
+        InputError: they are of a network that is not MFT.
+    """
+    return _own_settings(checkpoint) or settings_of_arch(published_config(checkpoint, path), davenet)
 
 
 def save_published(model: Network, path: str | Path) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pipeline.errors import InputError
 from pipeline.models.checkpoints import find_state_dict
 from pipeline.models.checkpoints import read_checkpoint as read_any_checkpoint
+from pipeline.models.published import settings_told
 from pipeline.training.checkpoint import State
 from pipeline.training.distributed import Ranks
 
@@ -119,16 +120,22 @@ def load_weights(model: nn.Module, path: Path) -> None:
         recipe = f", it was trained with recipe {trained['name']}" if isinstance(trained, dict) else ""
         reason = _difference(model, weights) or " ".join(str(error).split())[:300]
         raise InputError(f"{path} is of another model than the recipe's: {reason}{recipe}") from None
-    if isinstance(trained, dict):
-        _check_heads(model, trained, path)
+    _check_told(model, checkpoint, path)
 
 
-def _check_heads(model: nn.Module, trained: Mapping[str, Any], path: Path) -> None:
-    """Shapes don't tell the number of attention heads, but what a network computes depends on it."""
-    settings, heads = getattr(model, "settings", None), trained.get("model", {}).get("heads")
-    if settings is None or heads is None or settings.name != "mft" or settings.heads == heads:
+def _check_told(model: nn.Module, checkpoint: Any, path: Path) -> None:
+    """What shapes don't tell, but what a network computes depends on: that it is as the checkpoint's settings say."""
+    settings = getattr(model, "settings", None)
+    if settings is None or settings.name != "mft":
         return
-    raise InputError(f"{path} was trained with model.heads {heads}, not {settings.heads}: set --model.heads {heads}")
+    told = settings_told(checkpoint, path, settings.davenet)
+    heads = told.get("heads", settings.heads)
+    if heads != settings.heads:
+        raise InputError(
+            f"{path} was trained with model.heads {heads}, not {settings.heads}: set --model.heads {heads}"
+        )
+    if told.get("text_video_only") and not settings.text_video_only:
+        raise InputError(f"{path} was trained without sound: set --model.text_video_only true")
 
 
 def _difference(model: nn.Module, weights: Mapping[str, Tensor]) -> str:

@@ -153,10 +153,11 @@ def test_settings_inside_the_file_serve_where_none_are_beside_it(tmp_path):
     assert load_published(tmp_path / "latest_model.pth").settings.heads == 2
 
 
-def test_settings_of_something_else_beside_the_file_do_not_hide_those_in_it(tmp_path):
-    save_published(build_model(ModelSettings(**TINY)), tmp_path / "latest_model.pth")
-    (tmp_path / "config.yaml").write_text("name: demo\n")
-    assert load_published(tmp_path / "latest_model.pth").settings.heads == 2
+def test_settings_of_another_network_beside_the_file_do_not_hide_those_in_it(tmp_path):
+    save_published(build_model(ModelSettings(**TINY)), tmp_path / "first.pth")
+    save_published(build_model(ModelSettings(**TINY | {"heads": 4})), tmp_path / "second.pth")
+    assert load_published(tmp_path / "first.pth").settings.heads == 2
+    assert load_published(tmp_path / "second.pth").settings.heads == 4
 
 
 OWN_FORMS = {
