@@ -230,6 +230,8 @@ def main() -> None:
 
     settings, device = SIZES[arguments.size], arguments.device
     if arguments.ranks:
+        if any(arguments.clips % count for count in arguments.ranks):
+            parser.error(f"{arguments.clips} clips do not fall into equal parts for {arguments.ranks} processes")
         rows = [time_ranks(settings, arguments.clips, device, count, arguments.repeats) for count in arguments.ranks]
         title = f"{arguments.size}: {arguments.clips} clips in all, {device}"
         print_ranks(title, rows, arguments.clips)

@@ -70,6 +70,9 @@ _POSITIVE = (
     "train.decay", "train.clip_gradient",
 )  # fmt: skip
 
+_ABBREVIATIONS = {"lr": ["train.learning_rate"], "wd": ["train.weight_decay"], "batch_size": ["train.batch_videos"]}
+"""What the field calls settings that are spelled out here."""
+
 
 def recipe_names() -> list[str]:
     """Names of the recipes that come with the package."""
@@ -197,7 +200,10 @@ def _read_yaml(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path}: a recipe is a mapping of settings")
     base = values.pop("base", None)
-    return _merge(_read_yaml(str(base), (*above, name)), values) if base is not None else values
+    if base is None:
+        return values
+    # not the base's name: a run is by default called like its recipe
+    return {**_merge(_read_yaml(str(base), (*above, name)), values), "name": values.get("name", path.stem)}
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,8 +218,9 @@ def _check_keys(values: Mapping[str, Any], settings: type, where: str, prefix: s
     hints = typing.get_type_hints(settings)
     for key, value in values.items():
         if key not in hints:
-            known = _dotted_keys(Recipe)
-            nearest = difflib.get_close_matches(prefix + key, known, n=1, cutoff=0.5)
+            nearest = _ABBREVIATIONS.get(key) or difflib.get_close_matches(
+                prefix + key, _dotted_keys(Recipe), n=1, cutoff=0.5
+            )
             hint = f"; did you mean {nearest[0]}?" if nearest else f"; known here: {', '.join(hints)}"
             raise InputError(f"{where}: unknown setting {prefix}{key}{hint}")
         if dataclasses.is_dataclass(hints[key]):

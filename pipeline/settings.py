@@ -240,7 +240,7 @@ class TrainSettings:
     clip_gradient: float | None = None
     """Largest norm of all gradients together; null: not clipped."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the network's matrix products; similarities, losses and norms are float32 always."""
+    """Of the network's matrix products; similarities and losses are float32 always, and norms are worked out in it."""
     compile: bool = False
     """Whether ``torch.compile`` makes one program of the network. What that is worth on a device, ``benchmarks/step.py
     --compile`` tells; on a CPU it is nothing."""

@@ -88,6 +88,7 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, run: Path, ranks: Rank
     from pipeline.training.loop import train
     from pipeline.training.memory import keep_freed_memory
     from pipeline.training.runs import note_stand_ins
+    from pipeline.training.schedule import total_steps
     from pipeline.training.words import keep_words
 
     if ranks.device.type == "cpu":
@@ -111,6 +112,7 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, run: Path, ranks: Rank
     torch.manual_seed(settings.seed)
     model = build_model(recipe.model).to(ranks.device)
     start = _starting_point(arguments, recipe, run, model, words, ranks)
+    before = start[1]["step"] if start is not None else 0
 
     def begin() -> None:
         # not before it is certain that the checkpoint fits: a refused command must leave the run as it was
@@ -118,8 +120,9 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, run: Path, ranks: Rank
             Checkpoints(run / "checkpoints").remove_parts()
             if start is not None:
                 _go_on_from(*start, recipe, run, arguments)
-            _write_settings(run, recipe)
-            keep_words(run, words)
+            if before < total_steps(settings, len(loader)):
+                _write_settings(run, recipe)  # else nothing is trained with them
+                keep_words(run, words)
 
     outcome = train(
         recipe, model, build_loss(recipe.loss).to(ranks.device), loader, prepare, run, console,
@@ -130,6 +133,8 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, run: Path, ranks: Rank
         position = outcome.position
         how = "finished" if outcome.finished else "stopped; the same command continues"
         where = f"; checkpoint in {run}" if position.step else ""
+        if position.step == before:
+            how += ", nothing to do" if outcome.finished else ""
         console.print(f"training: {how}: {position.step:,} steps, {position.elapsed:,.0f} s{where}", soft_wrap=True)
     return 0 if outcome.signal is None else 128 + outcome.signal
 
@@ -158,6 +163,8 @@ def _starting_point(
         path = ranks.from_main(found[0] if found else None)
     else:
         path = Path(resume)
+        if not path.is_file():
+            raise InputError(f"--resume {path}: there is no such checkpoint; it takes last, none or a file")
         if checkpoints.steps() and path.absolute().parent != checkpoints.folder.absolute():
             raise InputError(
                 f"--resume {path}: {run} has checkpoints of its own; to begin with the weights of another run, give "

@@ -34,6 +34,7 @@ def test_a_recipe_changes_only_what_it_lists_of_its_base(tmp_path: Path) -> None
     ("override", "message"),
     [
         (["--train.step", "3"], "did you mean train.steps?"),
+        (["--train.lr", "3"], "did you mean train.learning_rate?"),
         (["--model.head=3"], "did you mean model.heads?"),
         (["--train.steps", "many"], "train.steps cannot be 'many'; it takes a whole number or null"),
         (["--train.optimizer", "sgdd"], "train.optimizer cannot be 'sgdd'; it takes adam or adamw"),
@@ -111,3 +112,11 @@ def test_a_recipe_that_is_based_on_itself_is_named(tmp_path: Path) -> None:
     path.write_text(f"base: {path}\n")
     with pytest.raises(InputError, match=r"round\.yaml is based on itself"):
         load_recipe(str(path))
+
+
+def test_a_recipe_without_a_name_is_called_like_its_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("base: demo\ntrain: {steps: 3}\n")
+    (tmp_path / "yours.yaml").write_text(f"base: {tmp_path / 'mine.yaml'}\n")
+    assert load_recipe(str(tmp_path / "mine.yaml")).name == "mine"
+    assert load_recipe(str(tmp_path / "yours.yaml")).name == "yours"
+    assert load_recipe(str(tmp_path / "yours.yaml")).train.steps == 3

@@ -231,8 +231,11 @@ def test_fine_tuning_starts_from_another_runs_weights(folder: Path, undisturbed:
     assert tuned["loss"] < fresh["loss"]
 
 
-def test_evaluation_along_the_way_chooses_the_best(folder: Path, tmp_path: Path) -> None:
+def test_evaluation_along_the_way_is_shown_and_chooses_the_best(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     train.main(command(folder, tmp_path, "--train.evaluate_every", "2", "--train.keep", "1"))
+    assert capsys.readouterr().err.count(" · R@10 t2v ") == 6
     scored = {row["step"]: row["score"] for row in read_rows(tmp_path / "metrics.jsonl") if "score" in row}
     assert list(scored) == [2, 4, 6, 8, 10, 12]
     best = Checkpoints(tmp_path / "checkpoints").best()
@@ -252,7 +255,7 @@ def test_evaluation_along_the_way_chooses_the_best(folder: Path, tmp_path: Path)
         (["--train.accumulate", "3"], "does not fall into equal parts"),
         (["--train.accumulate", "2", "--clips.last_batch", "keep"], "take drop"),
         (["--init", "nothing.pt"], "nothing.pt: there is no such checkpoint file"),
-        (["--resume", "nothing.pt"], "there is no checkpoint nothing.pt"),
+        (["--resume", "nothing.pt"], "resume nothing.pt: there is no such checkpoint"),
         (["--recipe", "mtf"], "did you mean mft"),
     ],
 )

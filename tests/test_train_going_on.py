@@ -100,6 +100,22 @@ def test_the_precision_may_change(folder: Path, tmp_path: Path, precisions: tupl
     assert read_rows(tmp_path / "metrics.jsonl")[-1]["step"] == 6
 
 
+def test_settings_with_which_nothing_is_trained_are_not_noted(
+    folder: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = content(run)
+    train.main(command(folder, run, "--train.steps", "5", "--train.learning_rate", "0.5"))
+    assert "training: finished, nothing to do: 12 steps" in " ".join(capsys.readouterr().err.split())
+    assert {name: value for name, value in content(run).items() if "tensorboard" not in name} == {
+        name: value for name, value in before.items() if "tensorboard" not in name
+    }
+
+
+def test_a_checkpoint_that_is_not_there_is_said(folder: Path, run: Path) -> None:
+    with pytest.raises(InputError, match="--resume latest: there is no such checkpoint; it takes last, none or a file"):
+        train.main(command(folder, run, "--resume", "latest"))
+
+
 def test_init_says_that_it_comes_too_late(folder: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = folder / "finished" / "checkpoints" / "step-00000006.pt"
     train.main(command(folder, run, "--init", str(other), "--train.steps", "13"))
@@ -138,7 +154,7 @@ def test_without_a_step_there_is_no_checkpoint_to_speak_of(
 ) -> None:
     train.main(command(folder, tmp_path, "--train.steps", "0"))
     said = " ".join(capsys.readouterr().err.split())
-    assert "finished: 0 steps" in said and "checkpoint in" not in said
+    assert "finished, nothing to do: 0 steps" in said and "checkpoint in" not in said
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from pipeline.models.layers import projection
 from pipeline.models.rows import Rows
 
 MODALITIES = ("text", "video", "audio")
+_HALVES = (torch.float16, torch.bfloat16)
 
 
 class MFT(nn.Module):
@@ -197,6 +198,8 @@ def _check(settings: ModelSettings) -> None:
             "model.class_token gives one vector for a pair, which no single modality's projection fits: "
             "set model.individual_projections false"
         )
+    if settings.per_modality and settings.text_video_only:
+        raise InputError("model.per_modality is defined with all three modalities: set model.text_video_only false")
     if settings.per_modality and not settings.individual_projections:
         raise InputError("model.per_modality is defined with model.individual_projections only")
 
@@ -206,5 +209,9 @@ def _output_name(combination: Combination) -> str:
 
 
 def _mean_direction(first: Tensor, second: Tensor) -> Tensor:
-    """The mean of the two L2-normalised vectors (*Everything at Once*, equation 3)."""
+    """The mean of the two L2-normalised vectors (*Everything at Once*, equation 3), half precision as float32.
+
+    In float16 the least length that is divided by is zero, and long vectors' lengths are infinite.
+    """
+    first, second = (value.float() if value.dtype in _HALVES else value for value in (first, second))
     return (F.normalize(first, dim=1, eps=1e-8) + F.normalize(second, dim=1, eps=1e-8)) / 2

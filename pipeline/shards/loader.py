@@ -23,6 +23,9 @@ from pipeline.shards.reader import ShardSet
 
 log = logging.getLogger(__name__)
 
+_SAID = {"seed": "train.seed", "batch_videos": "train.batch_videos", "shuffle_shards": "clips.shuffle_shards"}
+_SAID |= {"videos": "the number of videos to train on", "order": "the order of videos"}
+"""A loader's position in the words of its settings."""
 _Request = tuple[int, NDArray[np.int64]]
 """An epoch, and the videos of a batch in it."""
 
@@ -135,8 +138,8 @@ class TrainingLoader:
         for key in ("seed", "batch_videos", "videos", *(("shuffle_shards", "order") if state["batch"] else ())):
             if state.get(key) != mine[key]:
                 raise InputError(
-                    f"cannot continue: the loader's {key} was {state.get(key)} and is now {mine[key]}; restore it, or "
-                    "start a new run"
+                    f"cannot continue: {_SAID.get(key, key)} was {state.get(key)} and is now {mine[key]}; restore it, "
+                    "or start a new run"
                 )
         self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
 

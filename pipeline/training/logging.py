@@ -81,6 +81,8 @@ class RunLog:
                 self._events.add_scalar(name, value, step)
         state = f"loss {row['loss']:.3f}, {row['clips_per_second']:,.0f} clips/s, {row['data_wait']:.0%} waiting"
         self._progress.update(self._task, completed=step if self._seconds is None else elapsed, state=state)
+        if "score" in row:
+            self._console.print(f"training: {describe_evaluation(row)}", soft_wrap=True, markup=False)
         if not self._console.is_terminal and time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             self._console.print(f"training: {describe(row, self._total_steps)}", soft_wrap=True)
@@ -138,6 +140,13 @@ def describe(row: Mapping[str, Any], total_steps: int) -> str:
         f"lr {row['learning_rate']:.2e} · {row['clips_per_second']:,.0f} clips/s · "
         f"{row['data_wait']:.0%} waiting for data · {clustering}{row['memory_bytes'] / 1e9:.1f} GB"
     )
+
+
+def describe_evaluation(row: Mapping[str, Any]) -> str:
+    """An evaluation's numbers as one line."""
+    recalls = {name.split("/")[1]: value for name, value in row.items() if name.startswith("retrieval/")}
+    said = ", ".join(f"{direction} {value:.1f}" for direction, value in recalls.items())
+    return f"step {row['step']:,} · score {row['score']:.2f}" + (f" · R@10 {said}" if said else "")
 
 
 def peak_memory(device: torch.device) -> int:

@@ -322,7 +322,7 @@ def test_worlds_of_workers_give_the_same_global_batches(shards, world, workers):
 def test_a_state_of_another_sequence_is_refused(shards, changed, name):
     state = TrainingLoader(shards, SETTINGS, batch_videos=6, seed=1).state_dict()
     loader = TrainingLoader(shards, SETTINGS, **({"batch_videos": 6, "seed": 1} | changed))
-    with pytest.raises(InputError, match=f"cannot continue: the loader's {name}"):
+    with pytest.raises(InputError, match=f"cannot continue: .*{name}"):
         loader.load_state_dict(state)
 
 
@@ -338,7 +338,7 @@ def test_a_state_in_the_middle_of_an_epoch_of_another_order_is_refused(shards, t
     }
     for name, other in others.items():
         other.load_state_dict(start)
-        with pytest.raises(InputError, match=f"cannot continue: the loader's {name}"):
+        with pytest.raises(InputError, match=f"cannot continue: .*{name}"):
             other.load_state_dict(middle)
 
 
