@@ -29,6 +29,29 @@ def test_each_condition_and_all_of_them(table, tmp_path):
     assert ids(table, "--ids", str(tmp_path / "keep.txt")) == ["v5", "v50"]
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--category", "foo"],
+            "--category foo: no video of the list has it; did you mean 'Food'. There are Cars, Food",
+        ),
+        (["--category", "Food", "--category", "Crs"], "--category Crs: .* did you mean 'Cars'"),
+        (["--split", "val"], "--split val: no video of the list has it; there are test, train"),
+        (["--task", "77"], r"--task 77: .* There are 0, 1, 2, .*, 9"),
+        (
+            ["--category", "Cars", "--split", "test"],
+            "none of the list's 100 videos meets all of --category Cars, --split",
+        ),
+        (["--rank", "-1"], "none of the list's 100 videos meets --rank -1: ask for less"),
+    ],
+)
+def test_what_no_video_has_is_named_with_what_there_is(table, options, message):
+    with pytest.raises(InputError, match=message) as caught:
+        ids(table, *options)
+    assert "\n" not in str(caught.value) and not table.with_suffix(".parquet").exists()
+
+
 def test_a_share_is_seeded_and_grows(table):
     few, many = ids(table, "--share", "0.2", "--seed", "3"), ids(table, "--share", "0.6", "--seed", "3")
     assert few == ids(table, "--share", "0.2", "--seed", "3") != ids(table, "--share", "0.2", "--seed", "4")
