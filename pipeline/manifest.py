@@ -35,6 +35,7 @@ from pipeline.datasets.ucf101 import read_ucf101
 from pipeline.datasets.youcook2 import read_youcook2
 from pipeline.errors import InputError
 from pipeline.types import Video
+from pipeline.wording import counted
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -191,6 +192,9 @@ def _build(arguments: argparse.Namespace) -> None:
     for what, refused in (("duplicate", summary.duplicates), ("malformed", summary.malformed)):
         if refused.count:
             console.print(f"  left out {_refused_line(what, refused)}", soft_wrap=True, markup=False)
+    if summary.captions_left_out:
+        left_out = counted(summary.captions_left_out, "caption")
+        console.print(f"  left out {left_out} that end before they start, or at no time of a video", soft_wrap=True)
 
 
 def _out(arguments: argparse.Namespace) -> Path:
@@ -199,15 +203,19 @@ def _out(arguments: argparse.Namespace) -> Path:
 
 
 def _closing_line(summary: ManifestSummary) -> str:
-    known = summary.rows - summary.without_captions
-    captions = f"{summary.captions:,} captions of {known:,} videos" if known else "no captions"
-    return f"manifest: {summary.rows:,} videos, {captions} in {summary.path}"
+    captions = _captions(summary.captions, summary.captioned) if summary.captioned else "no captions"
+    return f"manifest: {counted(summary.rows, 'video')}, {captions} in {summary.path}"
+
+
+def _captions(captions: int, videos: int) -> str:
+    """``videos``: those with one caption or more."""
+    return f"{counted(captions, 'caption')} of {counted(videos, 'video')}"
 
 
 def _refused_line(what: str, refused: Refused) -> str:
     names = ", ".join(repr(name) for name in refused.names)
     more = f" and {refused.count - len(refused.names):,} more" if refused.count > len(refused.names) else ""
-    return f"{refused.count:,} {what} ids: {names}{more}"
+    return f"{counted(refused.count, f'{what} id')}: {names}{more}"
 
 
 def _show(arguments: argparse.Namespace) -> None:
@@ -215,7 +223,7 @@ def _show(arguments: argparse.Namespace) -> None:
     found = contents_of(manifest)
     table = Table(title=str(manifest.path), show_header=False)
     table.add_row("videos", f"{found.videos:,} ({found.urls:,} with their own URL)")
-    table.add_row("captions", f"{found.captions:,} of {found.captioned:,} videos")
+    table.add_row("captions", _captions(found.captions, found.captioned))
     if found.captions:
         table.add_row("hours", f"{found.seconds / 3600:,.1f}, up to the last caption of each video")
     table.add_row("splits", ", ".join(f"{name} {count:,}" for name, count in found.splits.most_common()))

