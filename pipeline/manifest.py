@@ -15,12 +15,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from pipeline.cli import console, positive_float, positive_int, progress_bar, run_verb
+from pipeline.cli import console, positive_float, positive_int, progress_bar, run_verb, verb_parser
 from pipeline.datasets.contents import contents_of
 from pipeline.datasets.crosstask import read_crosstask
+from pipeline.datasets.files import existing
 from pipeline.datasets.generic import read_table
 from pipeline.datasets.hmdb51 import read_hmdb51
 from pipeline.datasets.howto100m import read_howto100m, read_task_names, task_ids
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = verb_parser(__doc__)
     verbs = parser.add_subparsers(required=True, metavar="build|merge|show")
     build = verbs.add_parser("build", help="write a manifest from a dataset's own files")
     datasets = build.add_subparsers(required=True, dest="dataset", metavar="DATASET")
@@ -147,6 +148,7 @@ def _read_howto100m(arguments: argparse.Namespace, stack: ExitStack, progress: P
     path: Path | None = arguments.captions
     if path is None:
         return read_howto100m(arguments.csv)
+    existing(path, "the authors' HowTo100M.zip")  # said before there are bars
     if path.suffix in (".pickle", ".pkl"):
         folder = stack.enter_context(TemporaryDirectory(prefix="captions", dir=_out(arguments).parent))
         path = Path(folder) / "captions.json"
@@ -180,14 +182,16 @@ def _build(arguments: argparse.Namespace) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack, progress_bar() as progress:
         videos = _subset(arguments).of(arguments.read(arguments, stack, progress))
-        bar = progress.add_task("videos", total=None)
+        bars: list[TaskID] = []
 
         def show(summary: ManifestSummary) -> None:
+            if not bars:  # not before there is a video: errors need no empty bar above them
+                bars.append(progress.add_task("videos", total=None))
             if summary.rows % 500 == 0:
-                progress.update(bar, completed=summary.rows)
+                progress.update(bars[0], completed=summary.rows)
 
         summary = write_manifest(out, videos, show)
-        progress.update(bar, completed=summary.rows)
+        progress.update(bars[0], completed=summary.rows)
     console.print(_closing_line(summary), soft_wrap=True, markup=False)
     for what, refused in (("duplicate", summary.duplicates), ("malformed", summary.malformed)):
         if refused.count:

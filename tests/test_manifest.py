@@ -114,3 +114,14 @@ def test_actions_by_fold_and_split(tmp_path):
         out = tmp_path / f"{dataset}.parquet"
         main(["build", dataset, str(tmp_path), "--fold", "2", "--split", "test", "--out", str(out)])
         assert Manifest(out).ids() == expected
+
+
+@pytest.mark.parametrize("lost", ["csv", "captions"])
+def test_a_file_that_is_missing_is_said_before_there_is_a_bar(tmp_path, capsys, lost):
+    (tmp_path / "csv").write_text("video_id,category_1,category_2,rank,task_id\nabc,Food,,1,9\n")
+    (tmp_path / "captions").write_text("{}")
+    (tmp_path / lost).unlink()
+    files = ["--csv", str(tmp_path / "csv"), "--captions", str(tmp_path / "captions")]
+    with pytest.raises(InputError, match=rf"there is no .*{lost}; .* HowTo100M.zip"):
+        main(["build", "howto100m", *files, "--out", str(tmp_path / "a.parquet")])
+    assert "videos" not in capsys.readouterr().err

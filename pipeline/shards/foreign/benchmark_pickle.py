@@ -29,6 +29,7 @@ from pipeline.shards.foreign.unpickle import read_arrays
 from pipeline.shards.reader import ShardSet
 from pipeline.shards.sample import Sample, to_decibels
 from pipeline.types import Caption, Modality
+from pipeline.wording import counted
 
 _Names = Mapping[Modality, tuple[str, ...]]
 _KEYS: _Names = {"2d": ("2d_full", "2d", "2d_pooled"), "3d": ("3d_full", "3d", "3d_pooled"), "audio": ("audio",)}
@@ -124,7 +125,9 @@ def _check_same_clips(
     entries: list[Mapping[str, Any]], others: list[Mapping[str, Any]], path: Path, features: Path
 ) -> None:
     if len(entries) != len(others):
-        raise InputError(f"{features}: has {len(others)} clips and {path} {len(entries)}: not the same clips")
+        raise InputError(
+            f"{features}: has {counted(len(others), 'clip')} and {path} {len(entries):,}: not the same clips"
+        )
     for place, (entry, other) in enumerate(zip(entries, others, strict=True)):
         if "id" in entry and "id" in other and _id(entry["id"]) != _id(other["id"]):
             raise InputError(
