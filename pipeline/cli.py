@@ -35,11 +35,11 @@ def verb_parser(description: str | None, *, recipe: str | None = None) -> argpar
         description: the verb's docstring.
         recipe: the default of ``--recipe``; None: the verb takes no recipe.
     """
-    script, here = Path(sys.argv[0]), Path(__file__).parent
-    verb = script.parent.name if script.name == "__main__.py" else script.stem
-    known = (here / f"{verb}.py").is_file() or (here / verb / "__main__.py").is_file()
+    script, here = Path(sys.argv[0]).resolve(), Path(__file__).resolve().parent
+    verb = script.parent if script.name == "__main__.py" else script.with_suffix("")
+    known = script.is_file() and verb.is_relative_to(here)
     parser = argparse.ArgumentParser(
-        prog=f"python -m pipeline.{verb}" if known else None,
+        prog=f"python -m {'.'.join(verb.relative_to(here.parent).parts)}" if known else None,
         description=description,
         formatter_class=_HelpFormatter,
     )

@@ -23,6 +23,7 @@ import numpy as np
 
 from pipeline.cli import console, positive_float, positive_int, progress_bar, run_verb, verb_parser
 from pipeline.errors import InputError
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from pipeline.shards.foreign.features import Foreign
@@ -218,24 +219,23 @@ def _to_tree(arguments: argparse.Namespace) -> None:
         task = bar.add_task("convert", total=len(shards))
         lists, incomplete = write_tree(shards, arguments.target, lambda: bar.advance(task))
     for split, count in lists.items():
-        console.print(f"convert: {count:,} videos → {arguments.target / split}.csv", soft_wrap=True)
+        console.print(f"convert: {counted(count, 'video')} → {arguments.target / split}.csv", soft_wrap=True)
     if incomplete:
         console.print(
-            f"{len(incomplete):,} videos lack a modality or captions and are in no list, such as {incomplete[0]}"
+            f"{counted(len(incomplete), 'video')} without some modality or captions in no list, such as {incomplete[0]}"
         )
 
 
 def _to_pickle(arguments: argparse.Namespace) -> None:
-    from pipeline.shards.foreign.benchmark_pickle import write_clips
+    from pipeline.shards.foreign.benchmark_pickle import captioned_videos, write_clips
     from pipeline.shards.reader import ShardSet
 
     shards = ShardSet(arguments.shards)
+    videos = captioned_videos(shards, arguments.split)
     with progress_bar() as bar:
-        task = bar.add_task("convert", total=len(shards))
-        clips = write_clips(shards, arguments.target, arguments.split, lambda: bar.advance(task))
-    if not clips:
-        raise InputError(f"{arguments.shards}: no captions in split {arguments.split}; {arguments.target} is empty")
-    console.print(f"convert: {clips:,} clips → {arguments.target}", soft_wrap=True)
+        task = bar.add_task("convert", total=len(videos))
+        clips = write_clips(shards, arguments.target, videos, lambda: bar.advance(task))
+    console.print(f"convert: {counted(clips, 'clip')} → {arguments.target}", soft_wrap=True)
 
 
 if __name__ == "__main__":

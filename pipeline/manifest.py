@@ -15,12 +15,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from pipeline.cli import console, positive_float, positive_int, progress_bar, run_verb
+from pipeline.cli import console, positive_float, positive_int, progress_bar, run_verb, verb_parser
 from pipeline.datasets.contents import contents_of
 from pipeline.datasets.crosstask import read_crosstask
+from pipeline.datasets.files import existing
 from pipeline.datasets.generic import read_table
 from pipeline.datasets.hmdb51 import read_hmdb51
 from pipeline.datasets.howto100m import read_howto100m, read_task_names, task_ids
@@ -35,6 +36,7 @@ from pipeline.datasets.ucf101 import read_ucf101
 from pipeline.datasets.youcook2 import read_youcook2
 from pipeline.errors import InputError
 from pipeline.types import Video
+from pipeline.wording import counted
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = verb_parser(__doc__)
     verbs = parser.add_subparsers(required=True, metavar="build|merge|show")
     build = verbs.add_parser("build", help="write a manifest from a dataset's own files")
     datasets = build.add_subparsers(required=True, dest="dataset", metavar="DATASET")
@@ -146,6 +148,7 @@ def _read_howto100m(arguments: argparse.Namespace, stack: ExitStack, progress: P
     path: Path | None = arguments.captions
     if path is None:
         return read_howto100m(arguments.csv)
+    existing(path, "the authors' HowTo100M.zip")  # said before there are bars
     if path.suffix in (".pickle", ".pkl"):
         folder = stack.enter_context(TemporaryDirectory(prefix="captions", dir=_out(arguments).parent))
         path = Path(folder) / "captions.json"
@@ -179,18 +182,23 @@ def _build(arguments: argparse.Namespace) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack, progress_bar() as progress:
         videos = _subset(arguments).of(arguments.read(arguments, stack, progress))
-        bar = progress.add_task("videos", total=None)
+        bars: list[TaskID] = []
 
         def show(summary: ManifestSummary) -> None:
+            if not bars:  # not before there is a video: errors need no empty bar above them
+                bars.append(progress.add_task("videos", total=None))
             if summary.rows % 500 == 0:
-                progress.update(bar, completed=summary.rows)
+                progress.update(bars[0], completed=summary.rows)
 
         summary = write_manifest(out, videos, show)
-        progress.update(bar, completed=summary.rows)
+        progress.update(bars[0], completed=summary.rows)
     console.print(_closing_line(summary), soft_wrap=True, markup=False)
     for what, refused in (("duplicate", summary.duplicates), ("malformed", summary.malformed)):
         if refused.count:
             console.print(f"  left out {_refused_line(what, refused)}", soft_wrap=True, markup=False)
+    if summary.captions_left_out:
+        left_out = counted(summary.captions_left_out, "caption")
+        console.print(f"  left out {left_out} that end before they start, or at no time of a video", soft_wrap=True)
 
 
 def _out(arguments: argparse.Namespace) -> Path:
@@ -199,15 +207,19 @@ def _out(arguments: argparse.Namespace) -> Path:
 
 
 def _closing_line(summary: ManifestSummary) -> str:
-    known = summary.rows - summary.without_captions
-    captions = f"{summary.captions:,} captions of {known:,} videos" if known else "no captions"
-    return f"manifest: {summary.rows:,} videos, {captions} in {summary.path}"
+    captions = _captions(summary.captions, summary.captioned) if summary.captioned else "no captions"
+    return f"manifest: {counted(summary.rows, 'video')}, {captions} in {summary.path}"
+
+
+def _captions(captions: int, videos: int) -> str:
+    """``videos``: those with one caption or more."""
+    return f"{counted(captions, 'caption')} of {counted(videos, 'video')}"
 
 
 def _refused_line(what: str, refused: Refused) -> str:
     names = ", ".join(repr(name) for name in refused.names)
     more = f" and {refused.count - len(refused.names):,} more" if refused.count > len(refused.names) else ""
-    return f"{refused.count:,} {what} ids: {names}{more}"
+    return f"{counted(refused.count, f'{what} id')}: {names}{more}"
 
 
 def _show(arguments: argparse.Namespace) -> None:
@@ -215,7 +227,7 @@ def _show(arguments: argparse.Namespace) -> None:
     found = contents_of(manifest)
     table = Table(title=str(manifest.path), show_header=False)
     table.add_row("videos", f"{found.videos:,} ({found.urls:,} with their own URL)")
-    table.add_row("captions", f"{found.captions:,} of {found.captioned:,} videos")
+    table.add_row("captions", _captions(found.captions, found.captioned))
     if found.captions:
         table.add_row("hours", f"{found.seconds / 3600:,.1f}, up to the last caption of each video")
     table.add_row("splits", ", ".join(f"{name} {count:,}" for name, count in found.splits.most_common()))

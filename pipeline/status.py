@@ -6,7 +6,6 @@ python -m pipeline.status manifests/howto100m.parquet --json | jq .rerun
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from datetime import datetime
@@ -18,8 +17,9 @@ from rich.table import Table
 from pipeline.acquire.coverage import Coverage, StageCoverage, coverage
 from pipeline.acquire.ledger import Ledger
 from pipeline.acquire.reasons import REASONS
-from pipeline.cli import run_verb
+from pipeline.cli import run_verb, verb_parser
 from pipeline.datasets.table import Manifest
+from pipeline.wording import counted
 
 BARS = " ▁▂▃▄▅▆▇█"
 VIDEOS_OF_A_CURVE = 100
@@ -28,7 +28,7 @@ VIDEOS_OF_A_CURVE = 100
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the verb."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = verb_parser(__doc__)
     parser.add_argument("manifest", type=Path, help="the list of videos")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     parser.add_argument("--categories", type=int, default=12, help="so many of the largest categories; default: 12")
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _stages(found: Coverage) -> Table:
-    table = Table(title=f"{found.name}: {found.total:,} videos")
+    table = Table(title=f"{found.name}: {counted(found.total, 'video')}")
     for name in ("stage", "done", "", "failed", "not tried", "GB", "attempts"):
         table.add_column(name, justify="left" if name == "stage" else "right")
     for stage in found.stages.values():
@@ -113,7 +113,7 @@ def _throughput(stage: StageCoverage) -> str:
 def _rerun(found: Coverage) -> str:
     download, extract = found.stages["download"], found.stages["extract"]
     parts = (
-        f"a rerun of download asks for {found.next_download:,} videos ({download.untried:,} for the first time, "
+        f"a rerun of download asks for {counted(found.next_download, 'video')} ({download.untried:,} for the first time, "
         f"{download.failed_for_now:,} again) and leaves {download.failed_for_good:,} alone",
         f"a rerun of extract has {found.next_extract:,} to do and leaves {sum(extract.failed.values()):,} alone",
     )

@@ -4,9 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import pipeline
 from pipeline.cli import interruptible, parse_with_recipe, positive_float, positive_int, run_verb, verb_parser
 from pipeline.errors import InputError
 
@@ -108,3 +110,16 @@ def test_a_number_that_makes_no_sense_is_told(arguments, said, capsys):
     with pytest.raises(SystemExit):
         parser.parse_args(arguments)
     assert f"argument {arguments[0]}: it is {said} and must be a" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("script", "usage"),
+    [
+        ("status.py", "usage: python -m pipeline.status "),
+        ("shards/__main__.py", "usage: python -m pipeline.shards "),
+        ("demo/mirror.py", "usage: python -m pipeline.demo.mirror "),
+    ],
+)
+def test_usage_says_how_a_verb_is_called(script, usage, monkeypatch):
+    monkeypatch.setattr("sys.argv", [str(Path(pipeline.__file__).parent / script)])
+    assert verb_parser("a verb").format_usage().startswith(usage)

@@ -422,7 +422,7 @@ def test_shards_become_a_tree_and_come_back(tmp_path, capsys):
     source = write_shards(tmp_path / "source", samples)
     main(["to-npz", str(source), str(tmp_path / "tree")])
     output = capsys.readouterr().err
-    assert "2 videos lack a modality or captions" in output
+    assert "2 videos without some modality or captions" in output
     assert (tmp_path / "tree" / "train.csv").read_text() == "path\none\n"
     assert (tmp_path / "tree" / "test.csv").read_text() == "path\ntwo\n"
     assert np.load(tmp_path / "tree" / "one" / "one_spec.npz")["arr_0"].shape == (40, 3000)
@@ -447,6 +447,23 @@ def test_shards_become_clips_and_come_back(tmp_path):
         assert found["texts"] == expected["texts"]
         for name in ("video", "video_mask", "audio", "audio_mask"):
             assert torch.equal(found[name], expected[name]), name
+
+
+@pytest.mark.parametrize(
+    ("modalities", "message"),
+    [
+        (("text", "2d"), "no captions in split val; there are some in test, train: give --split"),
+        (("2d",), "none of its videos has captions"),
+    ],
+)
+def test_a_split_without_clips_leaves_an_older_file_as_it_is(tmp_path, modalities, message):
+    samples = [make_sample(name, split=name, modalities=modalities) for name in ("test", "train")]
+    source, target = write_shards(tmp_path / "source", samples), tmp_path / "clips.pkl"
+    target.write_bytes(b"a good one")
+    with pytest.raises(InputError, match=message):
+        main(["to-pkl", str(source), str(target), "--split", "val"])
+    assert target.read_bytes() == b"a good one"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clips.pkl", "source"]
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from pipeline.datasets.table import Manifest
@@ -29,6 +31,29 @@ def test_each_condition_and_all_of_them(table, tmp_path):
     assert ids(table, "--ids", str(tmp_path / "keep.txt")) == ["v5", "v50"]
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--category", "foo"],
+            "--category foo: no video of the list has it; did you mean 'Food'. There are Cars",
+        ),
+        (["--category", "Food", "--category", "Crs"], "--category Crs: .* did you mean 'Cars'"),
+        (["--split", "val"], "--split val: no video of the list has it; there are test, train"),
+        (["--task", "77"], r"--task 77: .* There are 0, 1, 2, .*, 9"),
+        (
+            ["--category", "Cars", "--split", "test"],
+            "none of the list's 100 videos meets all of --category Cars, --s",
+        ),
+        (["--rank", "-1"], "none of the list's 100 videos meets --rank -1: ask for less"),
+    ],
+)
+def test_what_no_video_has_is_named_with_what_there_is(table, options, message):
+    with pytest.raises(InputError, match=message) as caught:
+        ids(table, *options)
+    assert "\n" not in str(caught.value) and not table.with_suffix(".parquet").exists()
+
+
 def test_a_share_is_seeded_and_grows(table):
     few, many = ids(table, "--share", "0.2", "--seed", "3"), ids(table, "--share", "0.6", "--seed", "3")
     assert few == ids(table, "--share", "0.2", "--seed", "3") != ids(table, "--share", "0.2", "--seed", "4")
@@ -42,7 +67,7 @@ def test_what_was_refused_is_named(tmp_path, capsys):
     main(["build", "table", str(tmp_path / "a.csv"), "--out", str(tmp_path / "a.parquet")])
     said = capsys.readouterr().err
     assert "2 videos, no captions" in said
-    assert "1 duplicate ids: 'a'" in said and "1 malformed ids: '../../etc/passwd'" in said
+    assert "1 duplicate id: 'a'" in said and "1 malformed id: '../../etc/passwd'" in said
 
 
 def test_show_counts(table, capsys):
@@ -50,6 +75,17 @@ def test_show_counts(table, capsys):
     main(["show", str(table.with_suffix(".parquet"))])
     said = capsys.readouterr().err
     assert "100" in said and "Food" in said and "train 99, test 1" in said
+
+
+def test_build_and_show_count_captions_alike(tmp_path, capsys):
+    rows = [[{"start": 0, "end": 1, "text": "cut"}, {"start": 5, "end": 1, "text": "it"}], [], None]
+    text = "\n".join(json.dumps({"id": f"v{number}", "captions": row}) for number, row in enumerate(rows))
+    (tmp_path / "a.jsonl").write_text(text)
+    main(["build", "table", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "a.parquet")])
+    said = capsys.readouterr().err
+    assert "3 videos, 1 caption of 1 video in" in said and "left out 1 caption that end" in said
+    main(["show", str(tmp_path / "a.parquet")])
+    assert "1 caption of 1 video" in capsys.readouterr().err
 
 
 def test_merge_takes_the_first_of_a_video_that_is_listed_twice(tmp_path, capsys):
@@ -60,7 +96,7 @@ def test_merge_takes_the_first_of_a_video_that_is_listed_twice(tmp_path, capsys)
     main(["merge", *both, "--out", str(tmp_path / "both.parquet")])
     merged = [(video.video_id, video.split) for video in Manifest(tmp_path / "both.parquet")]
     assert merged == [("x", "train"), ("y", "train"), ("z", "test")]
-    assert "1 duplicate ids: 'y'" in capsys.readouterr().err
+    assert "1 duplicate id: 'y'" in capsys.readouterr().err
     with pytest.raises(InputError, match="there is no manifest"):
         main(["merge", both[0], str(tmp_path / "c.parquet"), "--out", str(tmp_path / "d.parquet")])
 
@@ -78,3 +114,14 @@ def test_actions_by_fold_and_split(tmp_path):
         out = tmp_path / f"{dataset}.parquet"
         main(["build", dataset, str(tmp_path), "--fold", "2", "--split", "test", "--out", str(out)])
         assert Manifest(out).ids() == expected
+
+
+@pytest.mark.parametrize("lost", ["csv", "captions"])
+def test_a_file_that_is_missing_is_said_before_there_is_a_bar(tmp_path, capsys, lost):
+    (tmp_path / "csv").write_text("video_id,category_1,category_2,rank,task_id\nabc,Food,,1,9\n")
+    (tmp_path / "captions").write_text("{}")
+    (tmp_path / lost).unlink()
+    files = ["--csv", str(tmp_path / "csv"), "--captions", str(tmp_path / "captions")]
+    with pytest.raises(InputError, match=rf"there is no .*{lost}; .* HowTo100M.zip"):
+        main(["build", "howto100m", *files, "--out", str(tmp_path / "a.parquet")])
+    assert "videos" not in capsys.readouterr().err

@@ -23,6 +23,7 @@ from pipeline.config import DownloadSettings
 from pipeline.datasets.table import Manifest
 from pipeline.errors import InputError
 from pipeline.types import Video
+from pipeline.wording import counted
 
 STAGE = "download"
 VANISHED = "vanished"
@@ -174,7 +175,9 @@ class Session:
         """What ended before its time, and what may help."""
         lines = [f"stopped early, {who}: {why}" for who, why in self.stopped.items()]
         if self.left_out:
-            lines.append(f"{self.left_out:,} videos of sources that are not asked any more are left for the next run")
+            lines.append(
+                f"left for the next run: {counted(self.left_out, 'video')} of sources that are not asked any more"
+            )
         days = (now().date() - yt_dlp_date()).days
         if days > OLD_DAYS and MAY_BE_OLD & self.tally.counts.keys():
             lines.append(f"yt-dlp is {days} days old, and sites change: pip install -U yt-dlp may help")

@@ -117,7 +117,7 @@ class Sources:
 def _checked(source: str) -> str:
     if "://" not in source:
         if not Path(source).is_dir():
-            raise InputError(f"there is no folder {source}, and it is no URL; a source is one of both")
+            raise InputError(f"there is no folder {source}: give a folder that exists, or a URL with {{video_id}}")
         return str(Path(source).resolve())
     if "@" in urlsplit(source).netloc:
         raise InputError(f"a password in a URL is seen by all: set download.auth_host, {USER} and {PASSWORD} instead")

@@ -14,12 +14,15 @@ import pyarrow.parquet as pq
 from pipeline.datasets.identity import id_from_path, id_from_url
 from pipeline.errors import InputError
 from pipeline.types import Caption, Video, without_surrogates
+from pipeline.wording import counted
 
 csv.field_size_limit(1 << 30)  # captions of a video may be in one cell
 
 ID_COLUMNS = ("video_id", "youtube_id", "vid", "id", "video", "key")
 URL_COLUMNS = ("url", "video_url", "link", "webpage_url")
 PATH_COLUMNS = ("path", "video_path", "file", "filename")
+_FIELDS = ("start", "end", "text")
+_EXPECTED = 'expected is [{"start": 0.0, "end": 4.2, "text": "cut it"}, ...] with times in seconds'
 _LINES = (".txt", ".lst", ".list")
 
 
@@ -176,21 +179,57 @@ def captions_of(value: Any) -> list[Caption] | None:
     Half of a surrogate pair, which JSON can spell and UTF-8 cannot, becomes U+FFFD: else no file could hold the text.
 
     Raises:
-        ValueError, TypeError: it is none of these.
+        ValueError: it is none of these; the message says which caption is wrong, and what is expected.
     """
     if value is None or value == "":
         return None
     if isinstance(value, str):
-        value = json.loads(value)
-    if isinstance(value, Mapping):
-        rows = list(zip(*_three_lists(value), strict=True))
-    else:
-        rows = [(one["start"], one["end"], one["text"]) for one in value]
-    return [Caption(float(start), float(end), without_surrogates(str(text))) for start, end, text in rows]
-
-
-def _three_lists(value: Mapping[str, Any]) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"captions: not JSON ({error}); {_EXPECTED}") from None
     try:
-        return value["start"], value["end"], value["text"]
-    except KeyError as error:
-        raise ValueError(f"captions without {error.args[0]!r}") from None
+        rows = _caption_rows(value)
+        return [Caption(float(start), float(end), without_surrogates(str(text))) for start, end, text in rows]
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise ValueError(f"captions: {_wrong_caption(value)}; {_EXPECTED}") from None
+
+
+def _caption_rows(value: Any) -> list[tuple[Any, Any, Any]]:
+    if isinstance(value, Mapping):
+        return list(zip(value["start"], value["end"], value["text"], strict=True))
+    return [(one["start"], one["end"], one["text"]) for one in value]
+
+
+def _wrong_caption(value: Any) -> str:
+    """What is wrong with captions that are none: looked for only then, since a list may have millions."""
+    if isinstance(value, Mapping):
+        missing = [name for name in _FIELDS if not isinstance(value.get(name), Sequence)]
+        if missing:
+            return f"no list {missing[0]!r}"
+        if len({len(value[name]) for name in _FIELDS}) > 1:
+            return f"{', '.join(f'{counted(len(value[name]), name)}' for name in _FIELDS)}, and not as many of each"
+        value = [dict(zip(_FIELDS, row, strict=True)) for row in _caption_rows(value)]
+    if not isinstance(value, Sequence):
+        return f"{_shown(value)} is no list"
+    for number, one in enumerate(value, start=1):
+        if not isinstance(one, Mapping):
+            return f"number {number} is {_shown(one)}"
+        for name in _FIELDS:
+            if name not in one:
+                return f"number {number} has no {name!r}"
+            if name != "text" and not _is_number(one[name]):
+                return f"the {name} of number {number} is {_shown(one[name])}"
+    return f"{_shown(value)} cannot be read"
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
+
+
+def _shown(value: Any) -> str:
+    return " ".join(repr(value).split())[:40]

@@ -85,5 +85,5 @@ def _captions(captions: LargeObject | None, video_id: str) -> list[Caption] | No
         return None
     try:
         return captions_of(captions.get(video_id))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{captions.path}: the captions of {video_id} are not three lists ({error})") from None
+    except ValueError as error:
+        raise InputError(f"{captions.path}: the captions of {video_id} cannot be read ({error})") from None

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import islice
 
+from pipeline.errors import InputError
 from pipeline.types import Video
+from pipeline.wording import counted
+
+_NAMED = 20
+"""Names of categories, tasks or splits that a message lists."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +36,50 @@ class Subset:
     """First so many of what the other conditions leave."""
 
     def of(self, videos: Iterable[Video]) -> Iterator[Video]:
-        """The videos that are kept, in their order."""
-        return islice((video for video in videos if self._keeps(video)), self.limit)
+        """The videos that are kept, in their order.
 
-    def _keeps(self, video: Video) -> bool:
+        Raises:
+            InputError: at the end of the list, where a category, task or split is of none of its videos, or no video
+                meets all conditions; the message names the conditions, and what the list has that is spelt nearly so.
+        """
+        return islice(self._kept(videos), self.limit)
+
+    def _kept(self, videos: Iterable[Video]) -> Iterator[Video]:
+        wanted = {name.casefold() for name in self.categories}
+        there: dict[str, set[str]] = {"category": set(), "task": set(), "split": set()}
+        listed = kept = 0
+        for video in videos:
+            listed += 1
+            there["category"].update(name for name in (video.category_1, video.category_2) if name)
+            there["task"].add(video.task_id or "")
+            there["split"].add(video.split)
+            if self._keeps(video, wanted):
+                kept += 1
+                yield video
+        if not listed:
+            return  # a list without videos is another mistake, and is told as such
+        # a title stands for tasks of which the list may have some only
+        self._refuse_unknown(there, () if kept else self.tasks)
+        if not kept:
+            raise InputError(f"none of the list's {counted(listed, 'video')} meets {self._conditions()}: ask for less")
+
+    def _refuse_unknown(self, there: Mapping[str, Collection[str]], tasks: Collection[str]) -> None:
+        for kind, names in (("category", self.categories), ("task", tasks), ("split", self.splits)):
+            folded = {name.casefold() for name in there[kind]}
+            for name in names:
+                if name not in there[kind] and (kind != "category" or name.casefold() not in folded):
+                    raise InputError(f"--{kind} {name}: no video of the list has it; {_nearest(name, there[kind])}")
+
+    def _conditions(self) -> str:
+        """The conditions that are given, as they stand on the command line."""
+        several = (("category", self.categories), ("task", self.tasks), ("split", self.splits))
+        given = [f"--{kind} {name}" for kind, names in several for name in names]
+        given += [f"--rank {self.max_rank}"] if self.max_rank is not None else []
+        given += ["--ids"] if self.ids is not None else []
+        given += [f"--share {self.share:g}"] if self.share < 1 else []
+        return ", ".join(given) if len(given) == 1 else f"all of {', '.join(given)}"
+
+    def _keeps(self, video: Video, wanted: set[str]) -> bool:
         if self.ids is not None and video.video_id not in self.ids:
             return False
         if self.tasks and video.task_id not in self.tasks:
@@ -42,11 +88,22 @@ class Subset:
             return False
         if self.max_rank is not None and (video.rank is None or video.rank > self.max_rank):
             return False
-        if self.categories:
-            wanted = {name.casefold() for name in self.categories}
-            if not wanted & {(video.category_1 or "").casefold(), (video.category_2 or "").casefold()}:
-                return False
+        if wanted and not wanted & {(video.category_1 or "").casefold(), (video.category_2 or "").casefold()}:
+            return False
         return self.share >= 1 or _draw(self.seed, video.video_id) < self.share
+
+
+def _nearest(name: str, known: Collection[str]) -> str:
+    """What a message says of names that are there: the nearest, and some or all."""
+    names = sorted(one for one in known if one)
+    if not names:
+        return "its videos have none"
+    by_folded = {one.casefold(): one for one in names}
+    near = [one for one in names if name.casefold() in one.casefold()]
+    near = near or [by_folded[one] for one in get_close_matches(name.casefold(), by_folded, 1)]
+    hint = f"did you mean {near[0]!r}? There" if near else "there"
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return f"{hint} are {', '.join(names[:_NAMED])}{more}"
 
 
 def _draw(seed: int, video_id: str) -> float:

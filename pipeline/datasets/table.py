@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError
-from pipeline.types import Caption, Video, without_surrogates
+from pipeline.types import LATEST_TIME, Caption, Video, without_surrogates
 
 CAPTIONS = pa.list_(pa.struct([("start", pa.float32()), ("end", pa.float32()), ("text", pa.string())]))
 SCHEMA = pa.schema(
@@ -67,8 +67,10 @@ class ManifestSummary:
     path: Path
     rows: int = 0
     captions: int = 0
-    without_captions: int = 0
-    """Rows whose captions are not known."""
+    captioned: int = 0
+    """Rows with one caption or more."""
+    captions_left_out: int = 0
+    """Captions that end before they start, or whose times are of no video."""
     duplicates: Refused = field(default_factory=Refused)
     malformed: Refused = field(default_factory=Refused)
 
@@ -78,7 +80,8 @@ def write_manifest(
 ) -> ManifestSummary:
     """Writes a manifest as the videos come; memory holds one row group and the ids seen.
 
-    Rows with an id that was there before or that is malformed are left out. The file is written beside ``path`` and
+    Rows with an id that was there before or that is malformed are left out, and so are captions that end before they
+    start: which of the two times is wrong nobody knows. The file is written beside ``path`` and
     renamed once complete.
 
     Args:
@@ -127,8 +130,13 @@ def _accepted(videos: Iterable[Video], summary: ManifestSummary) -> Iterator[Vid
         else:
             seen.add(video.video_id)
             summary.rows += 1
-            summary.captions += len(video.captions or ())
-            summary.without_captions += video.captions is None
+            if video.captions:
+                possible = [one for one in video.captions if -LATEST_TIME < one.start <= one.end < LATEST_TIME]
+                if len(possible) < len(video.captions):
+                    summary.captions_left_out += len(video.captions) - len(possible)
+                    video = replace(video, captions=possible)
+                summary.captions += len(possible)
+                summary.captioned += bool(possible)
             yield video
 
 

@@ -9,7 +9,6 @@ then runs the same commands that a real run does. Stop it whenever you like: the
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import shlex
 import subprocess
@@ -19,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.cli import console, progress_bar, run_verb
+from pipeline.cli import console, progress_bar, run_verb, verb_parser
 from pipeline.demo.corpus import build_corpus, scripts
 from pipeline.demo.faults import demo_faults
 from pipeline.demo.mirror import Mirror
@@ -32,7 +31,7 @@ MANIFEST = Path("manifests/demo.parquet")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the demo."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = verb_parser(__doc__)
     parser.add_argument("--corpus", type=Path, default=Path("corpus"), help="folder of the corpus; default: corpus")
     parser.add_argument("--model", choices=RECIPES, default="mft", help="what is trained; default: mft")
     arguments = parser.parse_args(argv)

@@ -8,7 +8,6 @@ that what a downloader makes of them can be shown and tested.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import re
 import socket
@@ -23,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal
 from urllib.parse import unquote, urlsplit
 
-from pipeline.cli import console, run_verb
+from pipeline.cli import console, run_verb, verb_parser
 from pipeline.errors import InputError
 
 Kind = Literal["status", "cut", "stall", "drip", "no_ranges", "long", "short", "html", "redirect", "flip"]
@@ -288,7 +287,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Serves a folder until interrupted and prints the address."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = verb_parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--port", type=int, default=0, help="default: any free one")
     arguments = parser.parse_args(argv)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.cli import console, positive_int, progress_bar, run_verb, verb_parser
 from pipeline.errors import InputError
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from pipeline.shards.repack import Repacking
@@ -89,12 +90,11 @@ def _add_repack_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _verify(arguments: argparse.Namespace) -> None:
     from pipeline.datasets.table import Manifest
-    from pipeline.shards.files import stems
     from pipeline.shards.recovery import unsealed_ids
-    from pipeline.shards.verify import verify
+    from pipeline.shards.verify import sealed_stems, tar_bytes, verify
 
     wanted = Manifest(arguments.manifest).ids() if arguments.manifest is not None else []
-    size = sum(stem.tar.stat().st_size for stem in stems(arguments.folder, ".tar"))
+    size = sum(map(tar_bytes, sealed_stems(arguments.folder)))
     with progress_bar() as bar:
         task = bar.add_task("verify", total=size)
         report = verify(arguments.folder, arguments.workers, lambda done: bar.advance(task, done))
@@ -102,8 +102,8 @@ def _verify(arguments: argparse.Namespace) -> None:
         print(problem)
     making = _in_the_making(arguments.folder)
     samples = sum(len(shard.ids) for shard in report.shards)
-    found = f"{len(report.shards):,} shards, {samples:,} samples, {size / 1e9:.2f} GB"
-    console.print(f"verify: {found}: {len(report.problems):,} problems{making}", soft_wrap=True)
+    found = f"{counted(len(report.shards), 'shard')}, {counted(samples, 'sample')}, {size / 1e9:.2f} GB"
+    console.print(f"verify: {found}: {counted(len(report.problems), 'problem')}{making}", soft_wrap=True)
     lost = set(report.redo)
     there = report.good | unsealed_ids(arguments.folder)
     missing = [video_id for video_id in wanted if video_id not in there]
@@ -117,8 +117,21 @@ def _verify(arguments: argparse.Namespace) -> None:
     if arguments.redo is not None:
         arguments.redo.write_text("".join(f"{video_id}\n" for video_id in sorted(lost.union(missing))))
     if report.problems:
-        console.print(f"mend with: python -m pipeline.shards repair {arguments.folder}", soft_wrap=True)
+        console.print(_advice(arguments.folder), soft_wrap=True, markup=False)
         sys.exit(1)
+
+
+def _advice(folder: Path) -> str:
+    """How to mend what :func:`_verify` found."""
+    from pipeline.shards.remote import remote_url
+
+    url = remote_url(folder)
+    if url is None:
+        return f"mend with: python -m pipeline.shards repair {folder}"
+    return (
+        f"the tars are at {url}: verify the folder that they were uploaded from; where it is whole, remove the shard's "
+        "tar and index there and upload it again, else repair it first"
+    )
 
 
 def _repair(arguments: argparse.Namespace) -> None:
@@ -127,7 +140,7 @@ def _repair(arguments: argparse.Namespace) -> None:
     repairs = repair(arguments.folder, arguments.workers)
     for action in repairs.done:
         print(action)
-    console.print(f"repair: {len(repairs.done)} things done, {len(repairs.redo)} videos lost")
+    console.print(f"repair: {counted(len(repairs.done), 'thing')} done, {counted(len(repairs.redo), 'video')} lost")
     if repairs.redo:
         console.print(
             f"run again what made these shards (pipeline.extract, pipeline.convert), for {_listed(repairs.redo)}",
@@ -137,16 +150,16 @@ def _repair(arguments: argparse.Namespace) -> None:
 
 def _repack(arguments: argparse.Namespace) -> None:
     from pipeline.shards.reader import ShardSet
-    from pipeline.shards.repack import repack
+    from pipeline.shards.repack import repack, wanted
 
     source = ShardSet(arguments.folder)
     changes = _changes(arguments)
     with progress_bar() as bar:
-        task = bar.add_task("repack", total=len(source) if changes.videos is None else len(changes.videos))
+        task = bar.add_task("repack", total=len(wanted(source, changes)))
         result = repack(source, arguments.target, changes, lambda: bar.advance(task))
     for modality, videos in result.lacking.items():
-        console.print(f"{videos:,} videos have no {modality} in the other shards, and are left without")
-    written = f"{result.written:,} samples written, {result.before:,} were there → {arguments.target}"
+        console.print(f"left without {modality}, which the other shards have not: {counted(videos, 'video')}")
+    written = f"{counted(result.written, 'sample')} written, {result.before:,} were there → {arguments.target}"
     console.print(f"repack: {written}{_in_the_making(arguments.folder)}", soft_wrap=True)
 
 
@@ -205,14 +218,16 @@ def _upload(arguments: argparse.Namespace) -> None:
     with progress_bar() as bar:
         task = bar.add_task("upload", total=size)
         put, there = upload(arguments.folder, arguments.url, arguments.remove, lambda done: bar.advance(task, done))
-    console.print(f"upload: {put:,} shards put and compared, {there:,} were there → {arguments.url}", soft_wrap=True)
+    console.print(
+        f"upload: {counted(put, 'shard')} put and compared, {there:,} were there → {arguments.url}", soft_wrap=True
+    )
 
 
 def _mount(arguments: argparse.Namespace) -> None:
     from pipeline.shards.remote import mount
 
     shards = mount(arguments.url, arguments.folder)
-    console.print(f"mount: {shards:,} shards of {arguments.url} → {arguments.folder}", soft_wrap=True)
+    console.print(f"mount: {counted(shards, 'shard')} of {arguments.url} → {arguments.folder}", soft_wrap=True)
 
 
 def _in_the_making(folder: Path) -> str:
@@ -220,7 +235,7 @@ def _in_the_making(folder: Path) -> str:
     from pipeline.shards.files import stems
 
     making = len(stems(folder, ".journal"))
-    return f"; {making} shards in the making were not looked at" if making else ""
+    return f"; not looked at: {counted(making, 'shard')} in the making" if making else ""
 
 
 def _listed(ids: Iterable[str], most: int = 10) -> str:

@@ -85,6 +85,7 @@ class ClipReader:
         """Videos that :meth:`fill` is best given at once."""
         self._offset = column(table, "offset", 0)
         self._size = column(table, "size", 0)
+        self._checksum = column(table, "checksum", 0)
         columns = {modality: MemberColumns(table, modality) for modality in MODALITIES}
         self._members = {modality: found.members for modality, found in columns.items()}
         self._tracks = [modality for modality in _TRACKS if columns[modality].width]
@@ -97,6 +98,12 @@ class ClipReader:
         if self.tars.remote:
             columns = (self.shard[numbers], self._offset[numbers], self._size[numbers])
             self.tars.fetch(list(zip(*(values.tolist() for values in columns), strict=True)))
+
+    def check(self, number: int, video_id: str) -> None:
+        """Compares all bytes of a sample with its checksum; raises ShardError, which names the video as given."""
+        tar, offset, size = (int(values[number]) for values in (self.shard, self._offset, self._size))
+        if zlib.crc32(self.tars.read(tar, offset, size)) != self._checksum[number]:
+            raise self.tars.damaged(tar, f"the checksum of {video_id} is wrong")
 
     def seconds(self, numbers: Integers) -> Integers:
         """The seconds of videos in which random windows lie."""

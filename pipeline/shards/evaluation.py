@@ -33,6 +33,7 @@ def evaluation_clips(
     A clip is its caption's window, with its own sound. The batches are those of the training loader, and have two more
     entries: ``clip_ids``, ``<video id>/<caption>`` of each clip, and ``texts``, its caption. Where clips are cut
     (``clips.pieces``), each piece is a row, and the pieces of a clip are rows of one batch with the same id.
+    Every sample is compared with its checksum.
 
     Args:
         shards: the data.
@@ -85,12 +86,13 @@ class EvaluationBatches:
         """What was found to be damaged in the last iteration."""
         self.left_out = 0
         """Clips that are missing from it for that."""
+        self._checked: set[int] = set()
 
     def __len__(self) -> int:
         return -(-len(self._clips) // self._batch_clips)
 
     def __iter__(self) -> Iterator[Batch]:
-        self.damaged, self.left_out = [], 0
+        self.damaged, self.left_out, self._checked = [], 0, set()
         for first in range(0, len(self._clips), self._batch_clips):
             wanted = self._clips[first : first + self._batch_clips]
             try:
@@ -120,6 +122,16 @@ class EvaluationBatches:
                 whole += clips
         return whole
 
+    def _check(self, numbers: list[int]) -> None:
+        """Compares samples with their checksums, each once: clips of a long video are in several batches.
+
+        What says more of a damage, such as a narration that cannot be read, has been raised before.
+        """
+        for number in numbers:
+            if number not in self._checked:
+                self._reader.check(number, self._ids[number])
+                self._checked.add(number)
+
     def _batch(self, wanted: Sequence[tuple[int, int]]) -> Batch:
         """The captions ``(video, caption)`` as clips."""
         reader = self._reader
@@ -131,6 +143,7 @@ class EvaluationBatches:
         for video in reader.fill(arrays_of(batch), numbers, clips, narrations):
             reader.finish(video)
         texts = {number: reader.narrations.texts(number) for number in numbers.tolist()}
+        self._check(numbers.tolist())
         batch["clip_ids"] = [f"{self._ids[number]}/{index}" for number, index in wanted]
         batch["texts"] = [texts[number][index] for number, index in wanted]
         return batch

@@ -23,6 +23,9 @@ _WRITER = re.compile(r"[A-Za-z0-9_]+")
 class ShardError(InputError):
     """A shard, journal or index is not what it should be; the message names the file and what to do."""
 
+    why = ""
+    """Of a tar that is damaged: what is wrong with it, without its name and advice."""
+
 
 class NewerFormatError(ShardError):
     """A newer version of the program wrote it: nothing may be concluded from it, nor changed."""

@@ -20,6 +20,7 @@ from pipeline.shards.layout import Batch
 from pipeline.shards.order import epoch_order, rank_slice
 from pipeline.shards.pool import LENT, Slots, Work, WorkerPool
 from pipeline.shards.reader import ShardSet
+from pipeline.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class TrainingLoader:
         self._stream_at = (-1, -1)
         if not len(self):
             raise InputError(
-                f"{shards.folder}: {len(self._numbers)} videos of split {split} are fewer than a batch "
+                f"{shards.folder}: split {split} has {counted(len(self._numbers), 'video')}, fewer than a batch "
                 f"(train.batch_videos {batch_videos}); lower it"
             )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import zlib
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.shards.files import one_line, stems
+from pipeline.shards.files import Stem, one_line, stems
 from pipeline.shards.index import IndexRow, Member, rows_of
 from pipeline.shards.indexes import read_indexes
 from pipeline.shards.recovery import leftovers
 from pipeline.shards.sample import Sample, decode_array, decode_json
 from pipeline.shards.tars import Tars
+from pipeline.wording import counted
+
+log = logging.getLogger(__name__)
 
 
 class ShardSet:
@@ -31,6 +35,7 @@ class ShardSet:
         table: the indexes one behind the other, with the column ``shard``, a position in ``stems``. A video that
             several shards have appears once, as the first of them has it.
         repeated: how many samples were left out for that.
+        unindexed: sealed shards whose index is missing: nothing of them is here, and a warning said so.
         tars: reads their bytes.
     """
 
@@ -41,9 +46,12 @@ class ShardSet:
             InputError: no sealed shard is there (the message says what to run), or an index cannot be read.
         """
         self.folder = Path(folder)
+        self.unindexed = unindexed(self.folder)
         self.stems = stems(self.folder, ".parquet") if self.folder.is_dir() else []
         if not self.stems:
-            raise InputError(_nothing(self.folder))
+            raise InputError(_nothing(self.folder, self.unindexed))
+        if self.unindexed:
+            log.warning("left out: %s", _without_index(self.folder, self.unindexed))
         table, sizes = read_indexes(self.folder, self.stems)
         self._numbers: dict[str, int] = {}
         for video_id in table["video_id"].to_pylist():
@@ -126,10 +134,25 @@ class ShardSet:
         return self.tars.read(self.shard(number), offset, size)
 
 
-def _nothing(folder: Path) -> str:
+def unindexed(folder: Path) -> list[Stem]:
+    """The sealed shards whose index is missing; one that has a journal is on its way to being sealed."""
+    # in this order: what is sealed meanwhile is not taken for one of them
+    tars, journals = stems(folder, ".tar"), set(stems(folder, ".journal"))
+    indexed = set(stems(folder, ".parquet"))
+    return [stem for stem in tars if stem not in journals and stem not in indexed]
+
+
+def _without_index(folder: Path, found: list[Stem]) -> str:
+    more = f" (and of {counted(len(found) - 1, 'other')})" if len(found) > 1 else ""
+    return f"{found[0].tar}: its index{more} is missing; make it again: python -m pipeline.shards repair {folder}"
+
+
+def _nothing(folder: Path, without_index: list[Stem]) -> str:
     if not folder.is_dir():
         return f"{folder}: there is no such folder of shards; make it with python -m pipeline.extract"
     unsealed = sum(1 for _ in leftovers(folder))
     if unsealed:
         return f"{folder}: no shard is sealed yet ({unsealed} in the making); run the same pipeline.extract to its end"
+    if without_index:
+        return _without_index(folder, without_index)
     return f"{folder}: holds no shards; make them with python -m pipeline.extract"

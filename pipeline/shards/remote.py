@@ -26,6 +26,8 @@ from pipeline.shards.provenance import read_provenance
 _NAME = "remote.json"
 _BESIDE = ("words.parquet", "extract.yaml")
 _CHUNK = 1 << 23
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
+"""By the URL's beginning: the extra of this package that installs what fsspec needs."""
 
 
 class Destination(NamedTuple):
@@ -63,7 +65,13 @@ def filesystem(url: str) -> tuple[Any, str]:
     """
     try:
         store, root = fsspec.core.url_to_fs(url)
-    except (ValueError, ImportError) as error:
+    except ImportError as error:
+        extra = _EXTRAS.get(url.partition("://")[0])
+        raise InputError(
+            f"{url}: the library that speaks to this store is not installed: "
+            + (f"pip install '.[{extra}]'" if extra else one_line(error))
+        ) from None
+    except ValueError as error:
         raise InputError(f"{url}: {one_line(error)}") from None
     if isinstance(store, LocalFileSystem):
         store.auto_mkdir = True  # as in an object store, a place is there once something is put there

@@ -63,12 +63,12 @@ def repack(source: ShardSet, folder: Path, changes: Repacking, progress: Callabl
     for modality in changes.add:
         if modality == "text":
             raise InputError("text cannot be taken from other shards: its word ids stand for their words.parquet")
-    wanted = _wanted(source, changes)
+    videos = wanted(source, changes)
     result = Repacked()
     with ShardWriter(folder, folder.name, "repack", changes.shard_bytes) as writer:
         _copy_beside(source.folder, folder)
         done = writer.completed
-        for video_id in wanted:
+        for video_id in videos:
             if video_id in done:
                 result.before += 1
             else:
@@ -90,7 +90,8 @@ def _copy_beside(source: Path, folder: Path) -> None:
         shutil.copyfile(source / name, folder / name)
 
 
-def _wanted(source: ShardSet, changes: Repacking) -> list[str]:
+def wanted(source: ShardSet, changes: Repacking) -> list[str]:
+    """The videos that :func:`repack` takes, in its order; raises InputError as it does."""
     unknown = [video_id for video_id in changes.videos or () if video_id not in source]
     if unknown:
         raise InputError(f"{source.folder}: has no video {unknown[0]}" + _and_more(len(unknown) - 1))

@@ -14,6 +14,7 @@ from pipeline.shards.recovery import END_OF_TAR, seal_leftovers
 from pipeline.shards.remote import remote_url
 from pipeline.shards.scan import scan
 from pipeline.shards.verify import ShardReport, verify
+from pipeline.wording import counted
 
 
 @dataclass
@@ -92,7 +93,9 @@ def _mend(shard: ShardReport, kept: set[str]) -> Iterator[str]:
             good.append(row)
             kept.add(row.video_id)
     rewrite(stem, good)
-    yield f"{stem.tar}: " + (f"made again with its {len(good)} good samples" if good else "removed, nothing stays")
+    yield f"{stem.tar}: " + (
+        f"made again with its {counted(len(good), 'good sample')}" if good else "removed, nothing stays"
+    )
 
 
 def _indexed_rows(stem: Stem) -> list[IndexRow]:

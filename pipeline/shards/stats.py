@@ -9,31 +9,34 @@ import pyarrow.compute as pc
 
 from pipeline.shards.index import MODALITIES
 from pipeline.shards.reader import ShardSet
+from pipeline.wording import counted
 
 
 def describe_shards(shards: ShardSet) -> Iterator[str]:
     """Sizes, hours, captions, and how many videos have each modality."""
     table = shards.table
     if not len(table):
-        yield f"{shards.folder}: {len(shards.stems):,} shards without videos"
+        yield f"{shards.folder}: {counted(len(shards.stems), 'shard')} without videos"
         return
     hours = pc.sum(table["duration"]).as_py() / 3600
     size = pc.sum(table["size"]).as_py()
-    yield f"{shards.folder}: {len(shards.stems):,} shards, {len(shards):,} videos, {hours:,.2f} hours, {_bytes(size)}"
+    there = f"{counted(len(shards.stems), 'shard')}, {counted(len(shards), 'video')}"
+    yield f"{shards.folder}: {there}, {hours:,.2f} hours, {_bytes(size)}"
     for split in pc.value_counts(table["split"]).to_pylist():
-        yield f"  split {split['values']}: {split['counts']:,} videos"
+        yield f"  split {split['values']}: {counted(split['counts'], 'video')}"
     captions = pc.sum(table["captions"]).as_py()
     with_captions = pc.sum(pc.greater(table["captions"], 0)).as_py()
-    yield f"  captions: {captions:,} in {with_captions:,} videos"
+    yield f"  captions: {captions:,} in {counted(with_captions, 'video')}"
     yield f"  a video: {_bytes(size / len(shards))}, {60 * hours / len(shards):.2f} minutes"
     if hours:
         yield f"  an hour: {_bytes(size / hours)}"
     for modality in MODALITIES:
         present = table.filter(pc.is_valid(table[f"{modality}_offset"]))
         if len(present):
-            yield f"  {modality}: {len(present):,} videos, " + _arrays(present, modality)
+            yield f"  {modality}: {counted(len(present), 'video')}, " + _arrays(present, modality)
     if shards.repeated:
-        yield f"  {shards.repeated:,} samples are repeated; mend with python -m pipeline.shards repair {shards.folder}"
+        repeated = counted(shards.repeated, "repeated sample")
+        yield f"  left out: {repeated}; mend with python -m pipeline.shards repair {shards.folder}"
 
 
 def _arrays(table: object, modality: str) -> str:
@@ -44,7 +47,7 @@ def _arrays(table: object, modality: str) -> str:
     size = (length * width * np.array([items[name] for name in columns["dtype"].to_pylist()])).sum()
     kinds = ", ".join(sorted(items))
     if modality == "text":
-        return f"{length.sum():,} words, {kinds}, {_bytes(size)}"
+        return f"{counted(int(length.sum()), 'word')}, {kinds}, {_bytes(size)}"
     widths = ", ".join(str(found) for found in sorted(set(width.tolist())))
     rates = ", ".join(f"{rate:g}" for rate in sorted(pc.unique(columns["rate"]).to_pylist()))
     return f"{kinds} [time, {widths}], {rates} per second, {_bytes(size)}"

@@ -139,8 +139,10 @@ class Tars:
 
     def damaged(self, tar: int, what: str) -> ShardError:
         """The error that names a tar and what is wrong with it."""
-        path = self.paths[tar]
-        return ShardError(f"{path}: {' '.join(what.split())}; see python -m pipeline.shards verify {path.parent}")
+        path, why = self.paths[tar], " ".join(what.split())
+        error = ShardError(f"{path}: {why}; see python -m pipeline.shards verify {path.parent}")
+        error.why = why
+        return error
 
     def close(self) -> None:
         """Closes what is open; reading opens it again."""

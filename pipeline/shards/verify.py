@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
@@ -67,6 +68,20 @@ class Report:
         return {video_id for shard in self.shards for video_id in shard.ids if video_id not in shard.damaged}
 
 
+def sealed_stems(folder: Path) -> list[Stem]:
+    """The shards of a folder of which the tar or the index is there, in order of their names."""
+    return sorted({*stems(folder, ".tar"), *stems(folder, ".parquet")})
+
+
+def tar_bytes(stem: Stem) -> int:
+    """The size of a shard's tar; of one that is not here: what its index says, if that can be read."""
+    if stem.tar.exists():
+        return stem.tar.stat().st_size
+    with contextlib.suppress(ShardError):
+        return int(read_index(stem, ["video_id"]).schema.metadata[b"tar_size"])
+    return 0
+
+
 def verify(folder: Path, workers: int = 4, progress: Callable[[int], None] = lambda size: None) -> Report:
     """Looks at every byte of the sealed shards of a folder.
 
@@ -78,10 +93,10 @@ def verify(folder: Path, workers: int = 4, progress: Callable[[int], None] = lam
 
     def check(stem: Stem) -> ShardReport:
         report = check_shard(stem)
-        progress(stem.tar.stat().st_size if stem.tar.exists() else 0)
+        progress(tar_bytes(stem))
         return report
 
-    sealed = sorted({*stems(folder, ".tar"), *stems(folder, ".parquet")})
+    sealed = sealed_stems(folder)
     with ThreadPoolExecutor(workers) as pool:
         shards = list(pool.map(check, sealed))
     where: dict[str, list[Stem]] = defaultdict(list)
@@ -127,7 +142,7 @@ def _check_tar(stem: Stem, rows: list[IndexRow], expected_size: int) -> Iterator
     try:
         size = tar.size(0)
     except ShardError as error:
-        yield str(error), [row.video_id for row in rows]
+        yield error.why, [row.video_id for row in rows]
         return
     if size != expected_size:
         yield f"has {size} bytes, its index was made for {expected_size}", []
@@ -149,7 +164,9 @@ def _check_sample(tar: Tars, row: IndexRow) -> str | None:
         if zlib.crc32(data) != row.checksum:
             return "its checksum is wrong"
         return difference(row, describe(data, row.checksum))
-    except (ShardError, *NO_SAMPLE) as error:
+    except ShardError as error:
+        return error.why or str(error)
+    except NO_SAMPLE as error:
         return str(error)
 
 

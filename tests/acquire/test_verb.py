@@ -175,7 +175,7 @@ def test_a_source_that_refuses_everything_is_given_up_and_said(manifest, corpus,
         assert not [line for line in said if "yt-dlp" in line]  # a wrong password has another cause
         assert mirror.requests.total() == 3 and set(outcomes(manifest).values()) == {"auth_failed"}
         assert "is not asked any more: it only answers auth_failed" in said[-2]
-        assert "7 videos of sources that are not asked any more are left for the next run" in said[-1]
+        assert "left for the next run: 7 videos of sources that are not asked any more" in said[-1]
         assert "0 done, 3 failed (auth_failed 3)" in said[-3]
 
 

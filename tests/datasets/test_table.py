@@ -22,7 +22,7 @@ def test_what_is_written_is_read(tmp_path):
     manifest = Manifest(tmp_path / "a.parquet")
     assert list(manifest) == VIDEOS
     assert (manifest.name, len(manifest), manifest.ids()) == ("a", 3, [video.video_id for video in VIDEOS])
-    assert (summary.rows, summary.captions, summary.without_captions) == (3, 1, 1)
+    assert (summary.rows, summary.captions, summary.captioned) == (3, 1, 1)
     assert [video.captions for video in manifest.videos(with_captions=False)] == [None] * 3
     assert list(manifest.videos(skip={"nVbIUDjzWY4", "_97kyZVWVG0"})) == [VIDEOS[1]]
     assert [video.video_id for video, captioned in manifest.to_fetch() if not captioned] == ["-D6xkQDjZ3E"]
@@ -89,9 +89,8 @@ def test_an_id_is_always_a_plain_file_name(text):
 
 _CAPTIONS = st.lists(
     st.builds(
-        Caption,
-        st.floats(0, 1e4, width=32),
-        st.floats(0, 1e4, width=32),
+        lambda times, text: Caption(*sorted(times), text),
+        st.tuples(st.floats(0, 1e4, width=32), st.floats(0, 1e4, width=32)),
         st.text(st.characters(exclude_categories=["Cs"]), max_size=12),
     ),
     max_size=4,
@@ -105,6 +104,19 @@ def test_any_captions_survive(tmp_path_factory, lists):
     write_manifest(path, (Video(f"v{n}", captions=captions) for n, captions in enumerate(lists)))
     assert [video.captions for video in Manifest(path)] == lists
     assert list(Manifest(path).captions(Manifest(path).ids()).values()) == lists
+
+
+def test_captions_that_end_before_they_start_are_left_out_and_counted(tmp_path):
+    times = [(5, 1), (1, 5), (3, 3), (float("nan"), 4), (2, float("inf")), (4, 1e12)]
+    videos = [
+        Video("some", captions=[Caption(start, end, "cut it") for start, end in times]),
+        Video("none", captions=[Caption(5, 1, "cut it")]),
+        Video("unknown"),
+    ]
+    summary = write_manifest(tmp_path / "a.parquet", videos)
+    assert (summary.captions, summary.captioned, summary.captions_left_out) == (2, 1, 5)
+    found = [video.captions for video in Manifest(tmp_path / "a.parquet")]
+    assert found == [[Caption(1, 5, "cut it"), Caption(3, 3, "cut it")], [], None]
 
 
 def test_a_table_whose_columns_are_of_another_kind_is_no_manifest(tmp_path):

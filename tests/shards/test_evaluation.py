@@ -147,3 +147,19 @@ def test_clips_of_damaged_videos_are_left_out_if_the_settings_say_so(tmp_path):
         assert {f"{clip.split('/')[0]}/" for clip in ids} == set(whole)
         assert found.left_out == row["captions"] and len(ids) == 3 * row["captions"]
         assert found.damaged and all("narration" in message for message in found.damaged)
+
+
+@pytest.mark.parametrize("at", ["2d_offset", "audio_offset"])
+def test_arrays_that_are_not_what_was_written_are_not_evaluated(tmp_path, at):
+    write_shards(tmp_path, [make_sample(f"test{number}", split="test") for number in range(3)])
+    shards = ShardSet(tmp_path)
+    row = shards.table.slice(1, 1).to_pylist()[0]
+    with next(tmp_path.glob("*.tar")).open("r+b") as tar:
+        tar.seek(row[at] + 5)
+        tar.write(b"\x01")
+    with pytest.raises(ShardError, match=r"tar: the checksum of test1 is wrong; see python -m pipeline\.shards verify"):
+        list(evaluation_clips(shards, "test", batch_clips=4))
+    found = evaluation_clips(shards, "test", ClipSettings(damaged="skip"), batch_clips=4)
+    ids = [clip for batch in found for clip in batch["clip_ids"]]
+    assert {clip.split("/")[0] for clip in ids} == {"test0", "test2"}
+    assert found.left_out == row["captions"] and "checksum of test1" in found.damaged[0]

@@ -9,6 +9,7 @@ from pipeline.shards import indexes
 from pipeline.shards.files import ShardError
 from pipeline.shards.index import read_index, rows_of, write_index
 from pipeline.shards.reader import ShardSet
+from pipeline.shards.repair import repair
 from pipeline.shards.writer import ShardWriter
 from tests.shards.samples import assert_same, make_sample, small_sample, write_shards
 
@@ -48,6 +49,33 @@ def test_a_video_in_two_shards_is_there_once(tmp_path):
     assert shards.ids == ["one", "two", "three"]
     assert shards.repeated == 1
     assert shards.stems[shards.shard(shards.number("two"))].writer == "w0"
+
+
+def test_a_shard_without_its_index_is_left_out_and_named(tmp_path, caplog):
+    for name in ("one", "two", "three"):
+        write_shards(tmp_path, [small_sample(name)], writer=name)
+    (tmp_path / "set-one-000000.parquet").unlink()
+    shards = ShardSet(tmp_path)
+    assert sorted(shards.ids) == ["three", "two"] and [stem.writer for stem in shards.unindexed] == ["one"]
+    assert f"set-one-000000.tar: its index is missing; make it again: python -m pipeline.shards repair {tmp_path}" in (
+        caplog.text
+    )
+    for index in tmp_path.glob("*.parquet"):
+        index.unlink()
+    with pytest.raises(InputError, match=r"its index \(and of 2 others\) is missing"):
+        ShardSet(tmp_path)
+    repair(tmp_path)
+    caplog.clear()
+    assert sorted(ShardSet(tmp_path).ids) == ["one", "three", "two"] and not caplog.text
+
+
+def test_a_shard_on_its_way_to_being_sealed_is_no_cause_for_a_warning(tmp_path, caplog):
+    write_shards(tmp_path, [small_sample("one")])
+    writer = ShardWriter(tmp_path, "set", "w1")
+    writer.add(small_sample("two"))
+    writer.abandon()
+    (tmp_path / "set-w1-000000.tar.part").rename(tmp_path / "set-w1-000000.tar")
+    assert ShardSet(tmp_path).ids == ["one"] and not caplog.text
 
 
 def test_other_parquet_files_are_left_alone(tmp_path):

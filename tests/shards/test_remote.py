@@ -86,7 +86,7 @@ def test_removed_tars_are_read_from_the_store_and_new_ones_follow(store, folder,
     assert_same(shards.read("later"), make_sample("later"))
     assert_same(shards.read("video3"), make_sample("video3"))
     main(["upload", str(folder), url])
-    assert "1 shards put and compared, 3 were there" in capsys.readouterr().err
+    assert "1 shard put and compared, 3 were there" in capsys.readouterr().err
     main(["mount", str(tmp_path / "mounted"), url])
     assert sorted(ShardSet(tmp_path / "mounted").ids) == sorted([*IDS, "later"])
     main(["verify", str(tmp_path / "mounted")])
@@ -204,3 +204,20 @@ def test_nothing_is_asked_of_the_store_for_an_empty_array(store, tmp_path):
     mount(f"{store}/empty", tmp_path / "mounted")
     shards = ShardSet(tmp_path / "mounted")
     assert bytes(shards.tars.read(0, 512, 0)) == b""
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("s3://bucket/set", r"s3://bucket/set: the library .* is not installed: pip install '\.\[s3\]'"),
+        ("gs://bucket/set", r"pip install '\.\[gs\]'"),
+        ("abfs://bucket/set", "is not installed: ImportError: Install adlfs"),
+    ],
+)
+def test_a_library_that_is_missing_is_named_with_how_to_install_it(folder, monkeypatch, url, message):
+    def missing(url):
+        raise ImportError("Install adlfs")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", missing)
+    with pytest.raises(InputError, match=message):
+        upload(folder, url)

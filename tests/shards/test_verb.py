@@ -1,9 +1,11 @@
 import pytest
+from rich.progress import Progress
 
 from pipeline.datasets.table import write_manifest
 from pipeline.errors import InputError
 from pipeline.shards.__main__ import main
 from pipeline.shards.reader import ShardSet
+from pipeline.shards.remote import mount, upload
 from pipeline.shards.writer import ShardWriter
 from pipeline.types import Video
 from tests.shards.samples import make_sample, small_sample, write_shards
@@ -38,7 +40,7 @@ def test_verify_fails_on_damage_and_repair_mends(folder, tmp_path, capsys):
     assert "extracted again after a repair: one" in output.err
     assert (tmp_path / "redo.txt").read_text() == "one\n"
     main(["repair", str(folder)])
-    assert "made again with its 1 good samples" in capsys.readouterr().out
+    assert "made again with its 1 good sample" in capsys.readouterr().out
     main(["verify", str(folder)])
     assert ShardSet(folder).ids == ["two"]
 
@@ -54,9 +56,9 @@ def test_workers_that_cannot_be_are_refused(folder, capsys, workers):
 def test_stats_and_show(folder, capsys):
     main(["stats", str(folder)])
     stats = capsys.readouterr().out
-    assert "1 shards, 2 videos, 0.01 hours" in stats
+    assert "1 shard, 2 videos, 0.01 hours" in stats
     assert "split train: 2 videos" in stats
-    assert "audio: 1 videos, float16 [time, 40], 100 per second, 240.00 kB" in stats
+    assert "audio: 1 video, float16 [time, 40], 100 per second, 240.00 kB" in stats
     main(["show", str(folder), "one"])
     shown = capsys.readouterr().out
     assert "2d: float16 [30, 6], 1 per second" in shown
@@ -69,8 +71,41 @@ def test_repack(folder, tmp_path, capsys):
     main(["repack", str(folder), str(target), "--videos", str(tmp_path / "ids.txt"), "--drop", "text"])
     assert sorted(ShardSet(target).read("two").arrays) == ["2d"]
     main(["repack", str(folder), str(tmp_path / "other"), "--add", f"2d={target}", "--audio", "8bit"])
-    assert "1 videos have no 2d" in capsys.readouterr().err
+    assert "left without 2d, which the other shards have not: 1 video" in capsys.readouterr().err
     assert ShardSet(tmp_path / "other").read("one").arrays["audio"].dtype == "uint8"
+
+
+def test_bars_end_where_the_work_does(folder, tmp_path, monkeypatch):
+    write_shards(folder, [make_sample("three", split="test")], writer="w1")
+    totals, add_task = [], Progress.add_task
+
+    def noted(self, description, total=None, **options):
+        totals.append((description, total))
+        return add_task(self, description, total=total, **options)
+
+    monkeypatch.setattr(Progress, "add_task", noted)
+    main(["repack", str(folder), str(tmp_path / "new"), "--split", "test"])
+    upload(folder, f"file://{tmp_path}/store")
+    mount(f"file://{tmp_path}/store", tmp_path / "mounted")
+    size = sum(path.stat().st_size for path in folder.glob("*.tar"))
+    main(["verify", str(tmp_path / "mounted")])
+    assert totals == [("repack", 1), ("verify", size)]
+
+
+def test_what_a_store_lost_is_told_once_with_what_to_do(folder, tmp_path, capsys):
+    url = f"file://{tmp_path}/store"
+    upload(folder, url)
+    mounted = tmp_path / "mounted"
+    mount(url, mounted)
+    (tmp_path / "store" / "set-w0-000000.tar").unlink()
+    with pytest.raises(SystemExit):
+        main(["verify", str(mounted)])
+    output = capsys.readouterr()
+    assert output.out.startswith(f"{mounted}/set-w0-000000.tar: is not to be had from {url}: ")
+    assert output.out.count("set-w0-000000.tar: ") == 1 and "pipeline.shards verify" not in output.out
+    assert "1 shard, 2 samples" in output.err and ": 1 problem\n" in output.err
+    assert f"the tars are at {url}: verify the folder that they were uploaded from" in output.err
+    assert "shards repair" not in output.err
 
 
 def test_shards_in_the_making_are_mentioned(folder, tmp_path, capsys):
@@ -78,7 +113,7 @@ def test_shards_in_the_making_are_mentioned(folder, tmp_path, capsys):
     writer.add(small_sample("three"))
     for arguments in (["stats", str(folder)], ["verify", str(folder)], ["repack", str(folder), str(tmp_path / "new")]):
         main(arguments)
-        assert "1 shards in the making were not looked at" in capsys.readouterr().err
+        assert "not looked at: 1 shard in the making" in capsys.readouterr().err
     writer.abandon()
     assert ShardSet(tmp_path / "new").ids == ["one", "two"]
 

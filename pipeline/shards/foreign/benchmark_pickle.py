@@ -29,6 +29,7 @@ from pipeline.shards.foreign.unpickle import read_arrays
 from pipeline.shards.reader import ShardSet
 from pipeline.shards.sample import Sample, to_decibels
 from pipeline.types import Caption, Modality
+from pipeline.wording import counted
 
 _Names = Mapping[Modality, tuple[str, ...]]
 _KEYS: _Names = {"2d": ("2d_full", "2d", "2d_pooled"), "3d": ("3d_full", "3d", "3d_pooled"), "audio": ("audio",)}
@@ -124,7 +125,9 @@ def _check_same_clips(
     entries: list[Mapping[str, Any]], others: list[Mapping[str, Any]], path: Path, features: Path
 ) -> None:
     if len(entries) != len(others):
-        raise InputError(f"{features}: has {len(others)} clips and {path} {len(entries)}: not the same clips")
+        raise InputError(
+            f"{features}: has {counted(len(others), 'clip')} and {path} {len(entries):,}: not the same clips"
+        )
     for place, (entry, other) in enumerate(zip(entries, others, strict=True)):
         if "id" in entry and "id" in other and _id(entry["id"]) != _id(other["id"]):
             raise InputError(
@@ -164,18 +167,35 @@ def _text(caption: Any) -> str | None:
     return None
 
 
-def write_clips(shards: ShardSet, path: Path, split: str, progress: Callable[[], None] = lambda: None) -> int:
-    """Writes the captions of a split as clips of such a file, which the published programs read.
+def captioned_videos(shards: ShardSet, split: str) -> list[str]:
+    """The videos of a split that have captions, in the order of the shards.
+
+    Raises:
+        InputError: there is none; the message names the splits that are there.
+    """
+    columns = (shards.table[name].to_pylist() for name in ("split", "captions"))
+    captioned = [(video_id, found) for video_id, found, captions in zip(shards.ids, *columns, strict=True) if captions]
+    if not captioned:
+        raise InputError(f"{shards.folder}: none of its videos has captions, so there are no clips to write")
+    videos = [video_id for video_id, found in captioned if found == split]
+    if not videos:
+        known = ", ".join(sorted({found for _, found in captioned}))
+        raise InputError(f"{shards.folder}: no captions in split {split}; there are some in {known}: give --split")
+    return videos
+
+
+def write_clips(
+    shards: ShardSet, path: Path, videos: Iterable[str], progress: Callable[[], None] = lambda: None
+) -> int:
+    """Writes the captions of some videos as clips of such a file, which the published programs read.
 
     Returns:
         how many clips it has.
     """
     entries: list[dict[str, Any]] = []
-    for video_id in shards.ids:
-        sample = shards.read(video_id, arrays=False)
-        if sample.split == split and sample.captions:
-            sample = shards.read(video_id, check=True)
-            entries += [_entry(sample, index, caption) for index, caption in enumerate(sample.captions)]
+    for video_id in videos:
+        sample = shards.read(video_id, check=True)
+        entries += [_entry(sample, index, caption) for index, caption in enumerate(sample.captions)]
         progress()
     beside = path.with_name(path.name + ".part")
     with beside.open("wb") as file:
