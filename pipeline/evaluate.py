@@ -45,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     parser.add_argument("--out", type=Path, help="default: metrics.json in the run's folder")
     arguments, overrides = parser.parse_known_args(argv)
+    if (arguments.whole_videos or 0) < 0:
+        raise InputError(f"--whole-videos {arguments.whole_videos}: give a number of characters")
 
     from pipeline.benchmarks.retrieval_page import retrieval_page
     from pipeline.training.checkpoint import replace_file
@@ -63,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ranks, metrics = _measure(clips, total)
     result = {**_summary(metrics, clips, total), "seeded": recipe.seeded, "split": recipe.evaluate.split,
               "strategy": recipe.evaluate.strategy, "recipe": recipe.name, "shards": str(arguments.shards),
-              "checkpoint": checkpoint.name}  # fmt: skip
+              "checkpoint": checkpoint.name, "settings": recipe.to_dict()}  # fmt: skip
     if arguments.whole_videos is not None:
         result["whole_videos"] = _whole_videos(clips, arguments.whole_videos)
     out = arguments.out or arguments.run / "metrics.json"
@@ -115,8 +117,6 @@ def _whole_videos(clips: ClipEmbeddings, characters: int) -> dict[str, Any]:
     from pipeline.benchmarks.whole_videos import whole_video_recalls
 
     direction = next((name for name in ("t2va", "t2v+a", "t2v") if name in directions_of(clips)), None)
-    if characters < 0:
-        raise InputError(f"--whole-videos {characters}: give a number of characters")
     if direction is None:
         raise InputError("--whole-videos: this model has no embedding of text alone to look for videos with")
     ids = [clip_id.rpartition("/")[0] for clip_id in clips.clip_ids]

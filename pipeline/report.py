@@ -49,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if not arguments.run.is_dir():
         raise InputError(f"there is no run {arguments.run}; train one with: python -m pipeline.train --run ...")
-    settings = _read_settings(arguments.run)
-    metrics = _read_json(arguments.run / "metrics.json")
+    metrics = _read_metrics(arguments.run / "metrics.json")
+    settings = _read_settings(arguments.run, metrics)
     sections, headline = [], []
     if metrics:
         sections.append(results_section(metrics))
@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         made_at=datetime.now(),
     )
     target = arguments.out or arguments.run / "report.html"
+    target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_suffix(".tmp")
     beside.write_text(page)
     beside.replace(target)
@@ -254,18 +255,33 @@ def _shorten(message: str, length: int = 90) -> str:
     return line if len(line) <= length else f"{line[: length - 1]}…"
 
 
-def _read_settings(run: Path) -> dict[str, Any]:
+def _read_settings(run: Path, metrics: dict[str, Any]) -> dict[str, Any]:
+    """The run's settings; of a checkpoint that was only evaluated, those of its evaluation."""
     path = run / "config.yaml"
     if not path.exists():
-        raise InputError(f"{path} is not there: {run} is no run, or was never trained")
-    values = yaml.safe_load(path.read_text())
+        if "settings" not in metrics:
+            raise InputError(f"{path} is not there: {run} is no run, or was never trained or evaluated")
+        return dict(metrics["settings"])
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: holds no settings: the same training command writes them again")
     return dict(values.get("recipe", values)) if isinstance(values.get("recipe"), dict) else dict(values)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text())) if path.exists() else {}
+def _read_metrics(path: Path) -> dict[str, Any]:
+    """What ``evaluate`` wrote; nothing where it did not run."""
+    if not path.exists():
+        return {}
+    try:
+        values = json.loads(path.read_text())
+    except ValueError:
+        values = None
+    if not isinstance(values, dict) or not {"retrieval", "chance", "clips"} <= values.keys():
+        raise InputError(f"{path}: not what python -m pipeline.evaluate writes: evaluate again, or remove it")
+    return values
 
 
 if __name__ == "__main__":

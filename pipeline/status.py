@@ -112,8 +112,9 @@ def _throughput(stage: StageCoverage) -> str:
 
 def _rerun(found: Coverage) -> str:
     download, extract = found.stages["download"], found.stages["extract"]
+    asked = counted(found.next_download, "video")
     parts = (
-        f"a rerun of download asks for {counted(found.next_download, 'video')} ({download.untried:,} for the first time, "
+        f"a rerun of download asks for {asked} ({download.untried:,} for the first time, "
         f"{download.failed_for_now:,} again) and leaves {download.failed_for_good:,} alone",
         f"a rerun of extract has {found.next_extract:,} to do and leaves {sum(extract.failed.values()):,} alone",
     )

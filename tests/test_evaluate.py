@@ -93,8 +93,23 @@ def test_strategies_for_clips_longer_than_a_training_window(folder: Path, strate
     short = run(folder)["retrieval"]
     long = run(folder, "--evaluate.strategy", strategy, "--evaluate.windows", "2")
     assert long["strategy"] == strategy
+    assert long["settings"]["evaluate"]["windows"] == 2
+    assert "at most 2 training windows of each" in (folder / "run" / "retrieval.html").read_text()
     assert long["clips"] == 6
     assert long["retrieval"]["v2t"] != short["v2t"] or long["retrieval"]["a2t"] != short["a2t"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["--clips.max_audio_frames", "4"], "needs sound of a token or more"),
+        (["--model.positions", "true", "--model.max_audio_tokens", "3", "--model.max_video_tokens", "4",
+          "--model.max_text_tokens", "9"], r"positions of 3: set clips\.max_audio_frames to 3 x 16"),
+    ],
+)  # fmt: skip
+def test_strategies_that_the_sound_does_not_fit(folder: Path, settings: list[str], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        run(folder, "--evaluate.strategy", "max_pool", *settings)
 
 
 def test_a_published_checkpoint_needs_no_run(folder: Path, tmp_path: Path) -> None:
@@ -164,7 +179,7 @@ def test_a_page_shows_figures_and_examples(folder: Path) -> None:
         "chance",
         "4 missing",
         "4 more are missing",
-        f"Split test of {folder / 'shards'}, clips at once; weights step-00000002.pt",
+        f"Split test of {folder / 'shards'}, clips at once, at most a training window of each; weights step-00000002.pt",
         "Whole videos",
         "text 6, video 6, sound 6",
         "test-0/0",

@@ -101,6 +101,31 @@ def test_a_run_that_is_not_there_is_named(tmp_path: Path) -> None:
         report.main(["--run", str(tmp_path / "empty")])
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("metrics.json", '{"retr', r"metrics\.json: not what python -m pipeline\.evaluate writes"),
+        ("metrics.json", '{"steps": {}}', r"metrics\.json: not what python -m pipeline\.evaluate writes"),
+        ("config.yaml", "a: [", r"config\.yaml: not valid YAML"),
+    ],
+)
+def test_damaged_files_are_named(project: Path, name: str, content: str, said: str) -> None:
+    (project / "run" / name).write_text(content)
+    with pytest.raises(InputError, match=said):
+        page(project)
+
+
+def test_a_checkpoint_that_was_only_evaluated_has_a_page(project: Path) -> None:
+    run = project / "run"
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    metrics = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps({**metrics, "settings": settings}))
+    for name in ("config.yaml", "metrics.jsonl"):
+        (run / name).unlink()
+    report.main(["--run", str(run), "--out", str(project / "pages" / "released.html")])
+    assert "42.0 %" in (project / "pages" / "released.html").read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_browser_shows_the_page(project: Path, scheme: str) -> None:

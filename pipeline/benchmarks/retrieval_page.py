@@ -84,10 +84,12 @@ def _legend(result: Mapping[str, Any]) -> str:
     lacking = (
         f" {missing:,} more are missing: they count as misses of recalls, ranks are of the others." if missing else ""
     )
+    windows = result["settings"]["evaluate"]["windows"]
+    seen = "a training window" if windows == 1 else f"{windows} training windows"
     having = [f"{_MODALITIES[name]} {count:,}" for name, count in result["with_modality"].items()]
     return (
-        f"Split {result['split']} of {result['shards']}, {_STRATEGIES[result['strategy']]}; weights "
-        f"{result['checkpoint']}. "
+        f"Split {result['split']} of {result['shards']}, {_STRATEGIES[result['strategy']]}, at most {seen} of each; "
+        f"weights {result['checkpoint']}. "
         "Recall at 10. t is text, v video, a sound; va is both fused, v+a the sum of two embeddings. Of "
         f"{result['clips']:,} clips so many have: {', '.join(having)}.{lacking}"
     )

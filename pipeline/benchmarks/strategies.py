@@ -15,7 +15,7 @@ from pipeline.models.davenet import BLOCKS
 def evaluation_sizes(recipe: Recipe) -> tuple[ModelSettings, ClipSettings]:
     """The model's and the clips' settings for evaluation by the recipe's strategy.
 
-    Weights do not depend on what is changed here.
+    Weights do not depend on what is changed here, but for the learned positions of as many audio tokens.
 
     Raises:
         InputError: the strategy cannot be had with this model.
@@ -31,6 +31,17 @@ def evaluation_sizes(recipe: Recipe) -> tuple[ModelSettings, ClipSettings]:
         return model, dataclasses.replace(clips, max_video_tokens=clips.max_video_tokens * windows)
     if model.name != "mft":
         raise InputError(f"evaluate.strategy {strategy} is for token sequences: {model.name} has one vector per clip")
-    tokens = recipe.clips.max_audio_frames // 2 ** len(BLOCKS[model.davenet])
+    frames, stride = recipe.clips.max_audio_frames, 2 ** len(BLOCKS[model.davenet])
+    tokens = frames // stride
+    if not tokens:
+        raise InputError(
+            f"evaluate.strategy {strategy} needs sound of a token or more: clips.max_audio_frames is {frames}, a token "
+            f"is {stride} frames"
+        )
+    if model.positions and model.max_audio_tokens != tokens:
+        raise InputError(
+            f"evaluate.strategy {strategy} makes {tokens} tokens of {frames} frames of sound, but the model has "
+            f"positions of {model.max_audio_tokens}: set clips.max_audio_frames to {model.max_audio_tokens} x {stride}"
+        )
     model = dataclasses.replace(model, audio_pooling=strategy, max_audio_tokens=tokens)
     return model, dataclasses.replace(clips, video_tokens=strategy)
