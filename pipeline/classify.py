@@ -2,9 +2,9 @@
 
     python -m pipeline.classify --run runs/mcn --shards shards/ucf101
 
-A video's class is its first category in the manifest. Zero-shot recognition compares what is seen of each video, as in
-MCN's program, with the words of the classes' names; clusters are those of MCN's k-means, as many as there are classes.
-Writes ``classes.json`` into the run's folder and shows a table.
+A video's class is its first category in the manifest, or its second (``--category 2``). Zero-shot recognition compares
+what is seen of each video, as in MCN's program, with the words of the classes' names; clusters are those of MCN's
+k-means, as many as there are classes. Writes ``classes.json`` into the run's folder and shows a table.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 
     from pipeline.benchmarks.windows import Embedder
     from pipeline.shards.reader import ShardSet
+    from pipeline.text.vocabulary import Vocabulary
 
 _MEANING = {
     "top1": "zero-shot, top 1 (%)",
+    "chance": "chance of it (%)",
     "top5": "zero-shot, top 5 (%)",
     "nmi": "clusters: normalised mutual information (%)",
     "accuracy": "clusters: accuracy of the best matching (%)",
@@ -41,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the verb."""
     parser = verb_parser(__doc__)
     add_model_arguments(parser, split="all videos")
+    parser.add_argument("--category", type=int, choices=(1, 2), default=1, help="which of a video's is its class")
     parser.add_argument("--out", type=Path, help="default: classes.json in the run's folder")
     arguments, overrides = parser.parse_known_args(argv)
 
@@ -52,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     note_stand_ins(recipe, arguments.shards)
     checkpoint = arguments.checkpoint or best_checkpoint(arguments.run)
     shards = ShardSet(arguments.shards)
-    classes = _classes(shards, arguments.split)
+    classes = _classes(shards, arguments.split, arguments.category)
     figures = _measure(shards, recipe, checkpoint, classes)
     names = sorted(set(classes.values()))
     result = {**figures, "videos": len(classes), "classes": names, "recipe": recipe.name, "seeded": recipe.seeded,
@@ -66,18 +69,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
 
-def _classes(shards: ShardSet, split: str | None) -> dict[int, str]:
+def _classes(shards: ShardSet, split: str | None, category: int) -> dict[int, str]:
     """The class of each video that has one, by its number in the shards."""
     samples = ((number, shards.read(video_id, arrays=False)) for number, video_id in enumerate(shards.ids))
     classes = {
-        number: sample.category_1
+        number: name
         for number, sample in samples
-        if sample.category_1 is not None and (split is None or sample.split == split)
+        if (name := sample.category_1 if category == 1 else sample.category_2) is not None
+        and (split is None or sample.split == split)
     }
     if len(set(classes.values())) < 2:
         which = "" if split is None else f" in split {split}"
         raise InputError(
-            f"{shards.folder}: fewer than two classes{which}; a video's class is category_1 in its manifest"
+            f"{shards.folder}: fewer than two classes{which}; a video's class is category_{category} in its manifest"
         )
     return classes
 
@@ -96,6 +100,7 @@ def _measure(shards: ShardSet, recipe: Recipe, checkpoint: Path, classes: dict[i
     names = sorted(set(classes.values()))
     texts = [class_text(name) for name in names]
     words = words_for(texts, shards.folder, recipe.extract.words)
+    _note_alike(names, texts, words)
     trained = load_trained(model_settings, checkpoint, shards.folder, words)
     reader = ClipReader(shards, clip_settings)
     embedder = Embedder(trained.model, trained.prepare, reader, trained.words, recipe.evaluate.batch_clips)
@@ -105,8 +110,20 @@ def _measure(shards: ShardSet, recipe: Recipe, checkpoint: Path, classes: dict[i
     clusters, _ = kmeans(videos, first_centroids(videos, len(names)))
     return {
         **zero_shot_accuracy(embedder.similarity(videos, named), labels),
+        "chance": 100 / len(names),
         **cluster_figures(clusters.cpu().numpy(), labels),
     }
+
+
+def _note_alike(names: list[str], texts: list[str], words: Vocabulary) -> None:
+    """Says which classes are the same to the model, since no word that tells them apart has a vector."""
+    alike: dict[bytes, list[str]] = {}
+    for name, text in zip(names, texts, strict=True):
+        alike.setdefault(words.ids(text).tobytes(), []).append(name)
+    for same in alike.values():
+        if len(same) > 1:
+            message = f"the words that tell {', '.join(same)} apart have no vectors: to the model they are one class"
+            console.print(f"warning: {message}", style="bold yellow", soft_wrap=True, markup=False)
 
 
 def _embed(embedder: Embedder, numbers: list[int]) -> Tensor:

@@ -41,7 +41,9 @@ def test_from_shards_to_figures(folder: Path, tmp_path: Path, model: str, capsys
     assert result["top5"] == 100.0
     assert 0 <= result["top1"] <= 100
     assert {"nmi", "accuracy", "entropy", "purity"} <= set(result)
-    assert "zero-shot, top 1" in capsys.readouterr().err
+    assert result["chance"] == pytest.approx(100 / 3)
+    told = capsys.readouterr().err
+    assert "zero-shot, top 1" in told and "one class" not in told
     classify.main(["--run", run, "--shards", str(folder / "silent"), "--out", str(tmp_path / "silent.json")])
     assert json.loads((tmp_path / "silent.json").read_text()) == result  # what counts is what is seen
     with pytest.raises(InputError, match="fewer than two classes"):
@@ -67,3 +69,21 @@ def test_a_class_without_any_known_word_is_refused(folder: Path, tmp_path: Path)
     others = ("--extract.words", str(tmp_path / "words.parquet"))
     with pytest.raises(InputError, match="has another vector here than in the shards"):
         classify.main(["--run", run, "--shards", str(tmp_path / "ucf"), *others])
+
+
+def test_classes_that_no_known_word_tells_apart_are_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(tmp_path / "run")
+    recipe = str(write_recipe(tmp_path, extract={"words": "corpus"}))
+    train.main(["--recipe", recipe, "--shards", str(folder / "shards"), "--run", run, "--train.steps", "1"])
+    samples = [dataclasses.replace(make_sample(f"v{number}", seconds=10), category_1="any", category_2=name)
+               for number, name in enumerate(["flip yo", "flip yoyo", "pour"])]  # fmt: skip
+    write_shards(tmp_path / "ucf", samples)
+    (tmp_path / "ucf" / "words.parquet").write_bytes((folder / "shards" / "words.parquet").read_bytes())
+    with pytest.raises(InputError, match="fewer than two classes; a video's class is category_1"):
+        classify.main(["--run", run, "--shards", str(tmp_path / "ucf")])
+    classify.main(["--run", run, "--shards", str(tmp_path / "ucf"), "--category", "2"])
+    told = " ".join(capsys.readouterr().err.split())
+    assert "tell flip yo, flip yoyo apart have no vectors: to the model they are one class" in told
+    assert json.loads((tmp_path / "run" / "classes.json").read_text())["classes"] == ["flip yo", "flip yoyo", "pour"]
