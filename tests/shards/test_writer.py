@@ -1,8 +1,11 @@
 import errno
 import multiprocessing
 import os
+import re
 import subprocess
 import tarfile
+import textwrap
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -44,6 +47,17 @@ def test_a_plain_webdataset_reads_the_shards(tmp_path):
     assert found[0]["json"]["captions"]["text"] == [caption.text for caption in sample.captions]
     assert not {"3d.npy", "audio.npy", "text.npy"} & set(found[1])
     assert found[2]["json"]["video_id"] == "x.y"
+
+
+@pytest.mark.filterwarnings("error::UserWarning")  # what webdataset tells its users
+def test_the_example_of_the_readme_reads_what_any_writers_wrote(tmp_path, monkeypatch, capsys):
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (example,) = re.findall(r"^    import glob, webdataset\n(?:    .*\n)+", readme, re.MULTILINE)
+    for writer in ("w1", "w3"):
+        write_shards(tmp_path / "shards" / "mine", [make_sample(f"of-{writer}")], writer=writer)
+    monkeypatch.chdir(tmp_path)
+    exec(textwrap.dedent(example), {})
+    assert capsys.readouterr().out == "of-w1 (30, 6)\nof-w3 (30, 6)\n"
 
 
 def test_tar_and_pyarrow_read_the_shards(tmp_path):
