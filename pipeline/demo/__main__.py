@@ -22,6 +22,7 @@ from pipeline.cli import console, progress_bar, run_verb, verb_parser
 from pipeline.demo.corpus import build_corpus, scripts
 from pipeline.demo.faults import demo_faults
 from pipeline.demo.mirror import Mirror
+from pipeline.demo.outcome import check_outcome
 from pipeline.demo.processes import end_with_parent
 from pipeline.errors import InputError
 
@@ -51,7 +52,8 @@ def _run(corpus: Path, recipe: str, run: Path) -> None:
     _verb("train", "--recipe", recipe, "--shards", "shards/demo", "--run", run)
     _verb("evaluate", "--run", run, "--shards", "shards/demo")
     _verb("report", "--run", run, "--manifest", MANIFEST, "--videos", "videos/demo", "--shards", "shards/demo")
-    console.print(f"\nThe whole way took {time.monotonic() - started:.0f} s. The page to look at: {run}/report.html")
+    console.print(f"\ndemo: {check_outcome(run / 'metrics.json')}")
+    console.print(f"The whole way took {time.monotonic() - started:.0f} s. The page to look at: {run}/report.html")
 
 
 def _draw_corpus(folder: Path) -> None:
