@@ -5,7 +5,7 @@
     python benchmarks/convolution.py --device cuda --clips 2240
 
 Forward and backward, from and to the order in memory that each way has. The last column tells which one the network
-takes: on a GPU the transform is not taken yet, so there it is what the count of operations would choose.
+takes; on a GPU, if ``train.tune`` finds the transform to be faster.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from pipeline.cli import console, progress_bar, run_verb, verb_parser
+from pipeline.cli import console, progress_bar, run_verb, verb_parser, warn
 from pipeline.config import Recipe
 from pipeline.errors import InputError
 from pipeline.training.arguments import add_model_arguments
@@ -122,8 +122,7 @@ def _note_alike(names: list[str], texts: list[str], words: Vocabulary) -> None:
         alike.setdefault(words.ids(text).tobytes(), []).append(name)
     for same in alike.values():
         if len(same) > 1:
-            message = f"the words that tell {', '.join(same)} apart have no vectors: to the model they are one class"
-            console.print(f"warning: {message}", style="bold yellow", soft_wrap=True, markup=False)
+            warn(f"the words that tell {', '.join(same)} apart have no vectors: to the model they are one class")
 
 
 def _embed(embedder: Embedder, numbers: list[int]) -> Tensor:

@@ -28,6 +28,11 @@ console = Console(stderr=True, highlight=False)
 """Progress and messages go to standard error; results that a program reads go to standard output."""
 
 
+def warn(message: str) -> None:
+    """Says what is not as it should be but does not end the work."""
+    console.print(f"warning: {message}", style="bold yellow", soft_wrap=True, markup=False)
+
+
 def verb_parser(description: str | None, *, recipe: str | None = None) -> argparse.ArgumentParser:
     """A parser for a verb.
 

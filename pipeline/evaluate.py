@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.table import Table
 
-from pipeline.cli import console, positive_int, progress_bar, run_verb, verb_parser
+from pipeline.cli import console, positive_int, progress_bar, run_verb, verb_parser, warn
 from pipeline.config import Recipe
 from pipeline.errors import InputError
 from pipeline.training.arguments import add_model_arguments
@@ -96,7 +96,7 @@ def _embed(recipe: Recipe, shards: Path, checkpoint: Path) -> tuple[ClipEmbeddin
     with progress_bar() as progress:
         clips = embed_clips(trained.model, progress.track(batches, description="evaluate"), trained.prepare)
     for message in batches.damaged:
-        console.print(f"warning: left out: {message}", style="bold yellow", soft_wrap=True, markup=False)
+        warn(f"left out: {message}")
     return clips, batches.left_out
 
 

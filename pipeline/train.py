@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from pipeline.cli import console, parse_with_recipe, positive_float, run_verb, verb_parser
+from pipeline.cli import console, parse_with_recipe, positive_float, run_verb, verb_parser, warn
 from pipeline.config import Recipe
 from pipeline.errors import InputError
 
@@ -153,13 +153,13 @@ def _starting_point(
     resume = arguments.resume
     if resume not in ("none", "last") and ranks.from_main(checkpoints.went_back_to(Path(resume))):
         once_more = checkpoints.folder / "went-back.json"
-        _warn(f"{run} went back to {resume} before, and goes on from there; to go back once more, remove {once_more}")
+        warn(f"{run} went back to {resume} before, and goes on from there; to go back once more, remove {once_more}")
         resume = "last"
     if resume == "none":
         if checkpoints.steps():
             raise InputError(f"{run} already holds a run: choose another --run, or remove it to begin again")
     elif resume == "last":
-        found = checkpoints.last(_warn) if ranks.is_main else None
+        found = checkpoints.last(warn) if ranks.is_main else None
         path = ranks.from_main(found[0] if found else None)
     else:
         path = Path(resume)
@@ -190,7 +190,7 @@ def _go_on_from(path: Path, state: State, recipe: Recipe, run: Path, arguments: 
     back = path == Path(arguments.resume)
     removed = Checkpoints(run / "checkpoints").go_back(path, state["step"]) if back else []
     if removed:
-        _warn(f"removed the run's later checkpoints of steps {', '.join(map(str, removed))}")
+        warn(f"removed the run's later checkpoints of steps {', '.join(map(str, removed))}")
     console.print(f"training: goes on from {path}, step {state['step']:,}", soft_wrap=True)
     if arguments.init is not None:
         console.print(f"training: --init {arguments.init} has no effect on a run that goes on", soft_wrap=True)
@@ -242,7 +242,7 @@ def _validation(shards: ShardSet, recipe: Recipe, prepare: Prepare) -> Callable[
         batches = clips_of_split()
         clips = embed_clips(model, batches, prepare)
         for message in batches.damaged:
-            _warn(f"left out of the evaluation: {message}")
+            warn(f"left out of the evaluation: {message}")
         metrics = {name: retrieval_metrics(similarity_of(clips, name)) for name in directions_of(clips)}
         recalls = {f"retrieval/{name}/R10": metric.R10 for name, metric in metrics.items()}
         scored = next(metrics[name] for name in _SCORED if name in metrics)
@@ -254,10 +254,6 @@ def _validation(shards: ShardSet, recipe: Recipe, prepare: Prepare) -> Callable[
 def _write_settings(run: Path, recipe: Recipe) -> None:
     run.mkdir(parents=True, exist_ok=True)
     (run / "config.yaml").write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False))
-
-
-def _warn(message: str) -> None:
-    console.print(f"warning: {message}", style="bold yellow", soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

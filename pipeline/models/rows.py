@@ -45,13 +45,13 @@ class Rows:
             return flat
         if self._row_of_token is None:
             return flat.index_select(0, self.places)
-        picked: Tensor = _Pick.apply(flat, self.places, self._row_of_token)
+        picked: Tensor = _Gather.apply(flat, self.places, self._row_of_token)
         return picked
 
     def put(self, rows: Tensor) -> Tensor:
         """``[rows, dim]`` → ``[batch, tokens, dim]``, zero in padding that has no row."""
         if self._row_of_token is not None:
-            rows = _Put.apply(rows, self.places, self._row_of_token)
+            rows = _Gather.apply(rows, self._row_of_token, self.places)
         elif self.places is not None:
             rows = rows.new_zeros(self.shape.numel(), rows.shape[1]).index_copy(0, self.places, rows)
         return rows.view(*self.shape, -1)
@@ -70,40 +70,23 @@ def _valid_first(mask: Tensor, most: int) -> tuple[Tensor, Tensor]:
     return token_of_row[:most], row_of_token
 
 
-def _picked(tokens: Tensor, places: Tensor) -> Tensor:
-    return tokens.index_select(0, places)
+class _Gather(torch.autograd.Function):
+    """Rows of a matrix by their places, zeros for places behind its end.
 
-
-def _put(rows: Tensor, row_of_token: Tensor) -> Tensor:
-    has_row = (row_of_token < len(rows)).unsqueeze(1)
-    return torch.where(has_row, rows.index_select(0, row_of_token.clamp(max=len(rows) - 1)), 0)
-
-
-class _Pick(torch.autograd.Function):
-    """Rows of tokens. Its gradient is :class:`_Put`, a gather too, where torch's would add row by row."""
+    Its gradient gathers too, by each row's own place in the result, where torch's would add row by row.
+    """
 
     @staticmethod
-    def forward(ctx: Any, tokens: Tensor, places: Tensor, row_of_token: Tensor) -> Tensor:
-        ctx.save_for_backward(row_of_token)
-        return _picked(tokens, places)
+    def forward(ctx: Any, x: Tensor, places: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(back)
+        return _gathered(x, places)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (row_of_token,) = ctx.saved_tensors
-        return _put(gradient, row_of_token), None, None
+        return _gathered(gradient, *ctx.saved_tensors), None, None
 
 
-class _Put(torch.autograd.Function):
-    """Tokens of rows."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, places: Tensor, row_of_token: Tensor) -> Tensor:
-        ctx.save_for_backward(places)
-        return _put(rows, row_of_token)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (places,) = ctx.saved_tensors
-        return _picked(gradient, places), None, None
+def _gathered(x: Tensor, places: Tensor) -> Tensor:
+    found = x.index_select(0, places.clamp(max=len(x) - 1))
+    return torch.where((places < len(x)).unsqueeze(1), found, 0)

@@ -56,6 +56,29 @@ class TokenLimits:
         return self._limits
 
 
+class _Padding:
+    """Has a network leave a batch's padding out, or not."""
+
+    def __init__(self, model: MFT) -> None:
+        self._model, self._limits = model, TokenLimits(model)
+        self._now: dict[str, int] = {}
+        self.left_out = False
+
+    def expect(self, batch: Batch) -> None:
+        """Takes the limits that hold for a batch, which is as the loader gives it."""
+        self._now = self._limits.of(batch)
+        self.leave_out(self.left_out)
+
+    def leave_out(self, on: bool) -> None:
+        """Of the batch that is expected, and of those that come."""
+        self.left_out = on
+        self._model.most_tokens = self._now if on else None
+
+    def forget(self) -> None:
+        """The batch is done: others, those of an evaluation among them, may have more tokens."""
+        self._model.most_tokens = None
+
+
 class _Way(NamedTuple):
     name: str
     take: Callable[[bool], None]
@@ -88,31 +111,30 @@ class Tuning:
         # A way that fails on one rank would leave the others waiting for its statistics.
         waiting = settings.batch_norm == "synchronized" and ranks.world_size > 1
         self._to_be_tuned = settings.tune and ranks.device.type == "cuda" and not waiting
-        self._limits = TokenLimits(model) if self._to_be_tuned and isinstance(model, MFT) and _is_wide(model) else None
-        self._leaves_padding_out = False
+        self._padding: _Padding | None = None
+        if self._to_be_tuned and settings.accumulate == 1 and isinstance(model, MFT) and _is_wide(model):
+            self._padding = _Padding(model)
 
     @contextmanager
     def applied(self, batch: Batch, prepare: Callable[[Batch], Batch]) -> Iterator[Batch]:
         """The batch as the network takes it; the network is set to it as long as this lasts."""
-        limits = self._limits.of(batch) if self._limits is not None else None
+        if self._padding is not None:
+            self._padding.expect(batch)
         ready = prepare(batch)
         if self._to_be_tuned:
             self._to_be_tuned = False
-            self._tune(ready, limits)
-        if isinstance(self._model, MFT) and self._leaves_padding_out:
-            self._model.most_tokens = limits
+            self._tune(ready)
         try:
             yield ready
         finally:
-            # other batches, those of an evaluation among them, may have more tokens
-            if isinstance(self._model, MFT):
-                self._model.most_tokens = None
+            if self._padding is not None:
+                self._padding.forget()
 
-    def _tune(self, batch: Batch, limits: Mapping[str, int] | None) -> None:
+    def _tune(self, batch: Batch) -> None:
         start = time.monotonic()
         best = self._slowest_rank(batch)
         found = []
-        for way in self._ways(limits):
+        for way in self._ways():
             way.take(True)
             spent = self._slowest_rank(batch)
             taken = spent < _WORTH * best
@@ -121,12 +143,13 @@ class Tuning:
                 best = spent
             else:
                 way.take(False)
-        self._limits = self._limits if self._leaves_padding_out else None
+        if self._padding is not None and not self._padding.left_out:
+            self._padding = None  # no further batch need be counted
         if found and self._ranks.is_main:
             message = f"training: tuned in {time.monotonic() - start:,.0f} s: {'; '.join(found)}"
             self._console.print(message, soft_wrap=True, markup=False)
 
-    def _ways(self, limits: Mapping[str, int] | None) -> Iterator[_Way]:
+    def _ways(self) -> Iterator[_Way]:
         audio = [module for module in self._model.modules() if isinstance(module, Davenet)]
         if audio and self._settings.precision == "bfloat16":
             devices = "cpu", self._ranks.device.type
@@ -136,14 +159,8 @@ class Tuning:
                     network.take_transforms_on(*(devices if on else devices[:1]))
 
             yield _Way("convolutions by transform", transform)
-        if limits is not None and self._settings.accumulate == 1:
-
-            def leave_out(on: bool) -> None:
-                assert isinstance(self._model, MFT)
-                self._leaves_padding_out = on
-                self._model.most_tokens = dict(limits) if on else None
-
-            yield _Way("padding left out", leave_out)
+        if self._padding is not None:
+            yield _Way("padding left out", self._padding.leave_out)
 
     def _slowest_rank(self, batch: Batch) -> float:
         """Seconds of a forward and backward pass; infinite where a rank cannot do it."""

@@ -167,45 +167,43 @@ def test_more_tokens_than_positions_are_refused():
         _eval(model, _batch())
 
 
+def _one_graph(model, graphs):
+    """The model compiled as one graph; each program is noted with its inputs, and run as it is."""
+
+    def keep(graph, inputs):
+        graphs.append((graph, inputs))
+        return graph.forward
+
+    torch.compiler.reset()
+    return torch.compile(model, backend=keep, fullgraph=True)
+
+
+def _assert_gives(expected, compiled, batch):
+    with torch.no_grad():
+        outputs = compiled(batch)
+    for name, value in expected.items():
+        torch.testing.assert_close(outputs[name], value)
+
+
 @pytest.mark.slow
 def test_the_network_is_one_graph_to_the_compiler(monkeypatch):
     monkeypatch.setattr(rows, "LEAST_DIM", 0)
     model, graphs = _model(depth=2), []
-
-    def keep(graph, _):
-        graphs.append(graph)
-        return graph.forward
-
-    compiled = torch.compile(model, backend=keep, fullgraph=True)
+    compiled = _one_graph(model, graphs)
     for frames in (96, 112):
         batch = _batch(frames=frames)
-        expected = _eval(model, batch)
-        with torch.no_grad():
-            outputs = compiled(batch)
-        for name, value in expected.items():
-            torch.testing.assert_close(outputs[name], value)
-    made = [node for graph in graphs for node in graph.graph.nodes if node.target is torch.tensor]
+        _assert_gives(_eval(model, batch), compiled, batch)
+    made = [node for graph, _ in graphs for node in graph.graph.nodes if node.target is torch.tensor]
     assert not made, "who sees whom is not worked out anew in each step"
 
 
 @pytest.mark.slow
 def test_with_limits_of_tokens_it_is_one_graph_of_fixed_shapes(monkeypatch):
     monkeypatch.setattr(rows, "LEAST_DIM", 0)
-    model, graphs = _model(depth=2), []
-
-    def keep(graph, inputs):
-        graphs.append(inputs)
-        return graph.forward
-
-    torch.compiler.reset()
-    compiled = torch.compile(model, backend=keep, fullgraph=True)
-    batch = _batch()
-    expected = _eval(model, batch)
+    model, graphs, batch = _model(depth=2), [], _batch()
+    compiled, expected = _one_graph(model, graphs), _eval(model, batch)
     for text in (17, 17, 20, 17):
         model.most_tokens = dict(model.count_tokens(batch), text=text)
-        with torch.no_grad():
-            outputs = compiled(batch)
-        for name, value in expected.items():
-            torch.testing.assert_close(outputs[name], value)
+        _assert_gives(expected, compiled, batch)
     assert len(graphs) == 2, "one program for each limit"
-    assert not [value for inputs in graphs for value in inputs if isinstance(value, torch.SymInt)]
+    assert not [value for _, inputs in graphs for value in inputs if isinstance(value, torch.SymInt)]
