@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.split is not None:
         recipe.evaluate.split = arguments.split
     checkpoint = arguments.checkpoint or best_checkpoint(arguments.run)
-    clips, left_out = _embed(recipe, arguments.shards, checkpoint)
+    clips, left_out = _embed(recipe, arguments.shards, checkpoint, arguments.total)
     total = arguments.total or (len(clips.clip_ids) + left_out if left_out else None)
     lost = [name for name, values in clips.embeddings.items() if not values.isfinite().all()]
     if lost:
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     console.print(f"evaluate: {count}, {checkpoint.name} → {out}", soft_wrap=True)
 
 
-def _embed(recipe: Recipe, shards: Path, checkpoint: Path) -> tuple[ClipEmbeddings, int]:
+def _embed(recipe: Recipe, shards: Path, checkpoint: Path, total: int | None) -> tuple[ClipEmbeddings, int]:
     """The test set's embeddings, and how many clips were left out since they are damaged."""
     from pipeline.benchmarks.embeddings import embed_clips
     from pipeline.benchmarks.strategies import evaluation_sizes
@@ -91,8 +91,10 @@ def _embed(recipe: Recipe, shards: Path, checkpoint: Path) -> tuple[ClipEmbeddin
 
     shard_set, held_out = ShardSet(shards), recipe.evaluate
     model_settings, clip_settings = evaluation_sizes(recipe)
-    trained = load_trained(model_settings, checkpoint, shards)
     batches = evaluation_clips(shard_set, held_out.split, clip_settings, held_out.batch_clips, held_out.max_words)
+    if total is not None and total < batches.clips:
+        raise InputError(f"--total {total}: but {batches.clips} clips are there")
+    trained = load_trained(model_settings, checkpoint, shards)
     with progress_bar() as progress:
         clips = embed_clips(trained.model, progress.track(batches, description="evaluate"), trained.prepare)
     for message in batches.damaged:
@@ -105,8 +107,6 @@ def _measure(clips: ClipEmbeddings, total: int | None) -> tuple[dict[str, Ranks]
     from pipeline.benchmarks.embeddings import directions_of, similarity_of
     from pipeline.benchmarks.retrieval import match_ranks, metrics_of_ranks
 
-    if total is not None and total < len(clips.clip_ids):
-        raise InputError(f"--total {total}: but {len(clips.clip_ids)} clips are there")
     ranks = {direction: match_ranks(similarity_of(clips, direction)) for direction in directions_of(clips)}
     metrics = {direction: metrics_of_ranks(values, total) for direction, values in ranks.items()}
     return {direction: values + 1 for direction, values in ranks.items()}, metrics

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,9 @@ def test_strategies_for_clips_longer_than_a_training_window(folder: Path, strate
     ("settings", "said"),
     [
         (["--clips.max_audio_frames", "4"], "needs sound of a token or more"),
+        (["--evaluate.max_words", "30", "--model.positions", "true", "--model.max_audio_tokens", "9",
+          "--model.max_video_tokens", "9", "--model.max_text_tokens", "9", "--evaluate.strategy", "at_once"],
+         r"up to 30 text tokens, but the model knows 9 positions .*lower evaluate\.max_words"),
         (["--model.positions", "true", "--model.max_audio_tokens", "3", "--model.max_video_tokens", "4",
           "--model.max_text_tokens", "9"], r"positions of 3: set clips\.max_audio_frames to 3 x 16"),
     ],
@@ -128,6 +132,21 @@ def test_a_published_checkpoint_needs_no_run(folder: Path, tmp_path: Path) -> No
     own, arguments[-1] = folder / "run" / "checkpoints" / "step-00000002.pt", str(write_recipe(tmp_path / "mcn", **MCN))
     with pytest.raises(InputError, match=r"it has no \S+ \(and \d+ more\), it was trained with recipe tiny"):
         evaluate.main([*arguments, "--checkpoint", str(own)])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("[]", "names no checkpoint"), ("null", "names no checkpoint"), ('{"st', "names no checkpoint"),
+     ('{"step": 1, "score": 2.0}', "names step 1, which is not there")],
+)  # fmt: skip
+def test_a_best_checkpoint_that_cannot_be_had_is_told(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, said: str
+) -> None:
+    shutil.copytree(folder / "run", tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "best.json").write_text(content)
+    evaluate.main(["--run", str(tmp_path / "run"), "--shards", str(folder / "shards")])
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"{said}: taking the last checkpoint, step-00000002.pt" in told
 
 
 def test_a_damaged_checkpoint_gives_no_figures(folder: Path, tmp_path: Path) -> None:

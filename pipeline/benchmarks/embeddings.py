@@ -41,7 +41,8 @@ class ClipEmbeddings:
 def embed_clips(model: nn.Module, batches: Iterable[Batch], prepare: Callable[[Batch], Batch]) -> ClipEmbeddings:
     """Embeds every clip, in eval mode.
 
-    Clips of one id (parts of a long clip) get the mean of their embeddings.
+    Clips of one id (parts of a long clip) get the mean of their embeddings, of all parts as in MFT's program: a part
+    whose video or sound has ended before counts too, with the embedding of nothing.
 
     Args:
         model: batch → ``<name>_embed`` and ``<modality>_nonempty_input_mask``.

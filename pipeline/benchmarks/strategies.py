@@ -20,10 +20,19 @@ def evaluation_sizes(recipe: Recipe) -> tuple[ModelSettings, ClipSettings]:
     Raises:
         InputError: the strategy cannot be had with this model.
     """
+    if recipe.evaluate.windows < 1:
+        raise InputError(
+            f"evaluate.windows {recipe.evaluate.windows}: at least one training window has to be looked at"
+        )
+    model, clips = _sizes(recipe)
+    if model.positions and not model.per_modality:
+        _check_positions(model, clips, recipe.evaluate.max_words)
+    return model, clips
+
+
+def _sizes(recipe: Recipe) -> tuple[ModelSettings, ClipSettings]:
     model, clips, settings = recipe.model, recipe.clips, recipe.evaluate
     windows, strategy = settings.windows, settings.strategy
-    if windows < 1:
-        raise InputError(f"evaluate.windows {windows}: at least one training window has to be looked at")
     if strategy == "cut":
         return model, dataclasses.replace(clips, pieces=windows, video_tokens="clip")
     clips = dataclasses.replace(clips, max_audio_frames=clips.max_audio_frames * windows)
@@ -31,17 +40,42 @@ def evaluation_sizes(recipe: Recipe) -> tuple[ModelSettings, ClipSettings]:
         return model, dataclasses.replace(clips, max_video_tokens=clips.max_video_tokens * windows)
     if model.name != "mft":
         raise InputError(f"evaluate.strategy {strategy} is for token sequences: {model.name} has one vector per clip")
-    frames, stride = recipe.clips.max_audio_frames, 2 ** len(BLOCKS[model.davenet])
+    clips = dataclasses.replace(clips, video_tokens=strategy)
+    if model.text_video_only:
+        return model, clips
+    frames, stride = recipe.clips.max_audio_frames, _stride(model)
     tokens = frames // stride
     if not tokens:
         raise InputError(
             f"evaluate.strategy {strategy} needs sound of a token or more: clips.max_audio_frames is {frames}, a token "
             f"is {stride} frames"
         )
-    if model.positions and model.max_audio_tokens != tokens:
+    if model.positions and model.max_audio_tokens not in (None, tokens):
         raise InputError(
             f"evaluate.strategy {strategy} makes {tokens} tokens of {frames} frames of sound, but the model has "
             f"positions of {model.max_audio_tokens}: set clips.max_audio_frames to {model.max_audio_tokens} x {stride}"
         )
-    model = dataclasses.replace(model, audio_pooling=strategy, max_audio_tokens=tokens)
-    return model, dataclasses.replace(clips, video_tokens=strategy)
+    return dataclasses.replace(model, audio_pooling=strategy, max_audio_tokens=tokens), clips
+
+
+def _check_positions(model: ModelSettings, clips: ClipSettings, max_words: int) -> None:
+    """Refuses clips of more tokens than the model has positions; training would find out at its first evaluation."""
+    sound = -(-clips.max_audio_frames // _stride(model))
+    wanted = {
+        "video": (clips.max_video_tokens, model.max_video_tokens, "evaluate.windows or clips.max_video_tokens"),
+        "text": (max_words, model.max_text_tokens, "evaluate.max_words"),
+        "audio": (sound, model.max_audio_tokens, "evaluate.windows or clips.max_audio_frames"),
+    }
+    if model.text_video_only or model.audio_pooling != "none":
+        del wanted["audio"]
+    for name, (tokens, positions, settings) in wanted.items():
+        if positions is not None and tokens > positions:
+            raise InputError(
+                f"evaluation has clips of up to {tokens} {name} tokens, but the model knows {positions} positions "
+                f"(model.max_{name}_tokens): lower {settings}"
+            )
+
+
+def _stride(model: ModelSettings) -> int:
+    """Frames of a spectrogram per token."""
+    return int(2 ** len(BLOCKS[model.davenet]))

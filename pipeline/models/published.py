@@ -140,7 +140,11 @@ def _settings(
             raise InputError(f"{where}: {name} is said to be {value}, but the weights have {read[name]}")
     if read.get("depth") and "heads" not in told:
         raise InputError(f"{where}: the weights don't tell the number of attention heads: give heads=...")
-    return ModelSettings(**(told | read))
+    settings = ModelSettings(**(told | read))
+    asked = not keywords.keys().isdisjoint(("audio_pooling", "strategy_audio_pooling"))
+    if asked and settings.audio_pooling != "none" and settings.max_audio_tokens is None:
+        raise InputError(f"{where}: audio_pooling {settings.audio_pooling} needs max_audio_tokens, which nothing tells")
+    return settings
 
 
 def _mft_settings(weights: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -31,16 +31,20 @@ def line_chart(series: Mapping[str, Sequence[Point]], x_label: str, y_label: str
     if not points:
         return '<p class="empty">Nothing to draw yet.</p>'
     x_ticks = _ticks(min(x for x, _ in points), max(x for x, _ in points))
+    # the curves fill the width; only a single point has its axis end at a round number
+    x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
+    x_low, x_high = (x_low, x_high) if x_high > x_low else (x_ticks[0], x_ticks[-1])
+    x_ticks = [tick for tick in x_ticks if x_low <= tick <= x_high]
     y_ticks = _ticks(min(0.0, min(y for _, y in points)), max(y for _, y in points))
 
     def place(x: float, y: float) -> tuple[float, float]:
-        across = (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0])
+        across = (x - x_low) / (x_high - x_low)
         up = (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
         return _LEFT + across * (_WIDTH - _LEFT - _RIGHT), _HEIGHT - _BOTTOM - up * (_HEIGHT - _TOP - _BOTTOM)
 
     parts = []
     for tick in y_ticks:
-        _, y = place(x_ticks[0], tick)
+        _, y = place(x_low, tick)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{_number(tick)}</text>')
     for tick in x_ticks:

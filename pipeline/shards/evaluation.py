@@ -88,6 +88,11 @@ class EvaluationBatches:
         """Clips that are missing from it for that."""
         self._checked: set[int] = set()
 
+    @property
+    def clips(self) -> int:
+        """How many clips there are, damaged ones too."""
+        return len(self._clips)
+
     def __len__(self) -> int:
         return -(-len(self._clips) // self._batch_clips)
 

@@ -48,7 +48,7 @@ class Checkpoints:
         try:
             best = json.loads((self.folder / "best.json").read_text())
             return int(best["step"]), float(best["score"])
-        except (FileNotFoundError, ValueError, KeyError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
 
     def save(self, step: int, state: State, score: float | None = None) -> Path:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from pipeline.cli import warn
 from pipeline.config import ModelSettings, Recipe, load_recipe
 from pipeline.errors import InputError
 from pipeline.models import Network, build_model
@@ -48,12 +49,21 @@ def note_stand_ins(recipe: Recipe, shards: Path) -> None:
 
 
 def best_checkpoint(run: Path) -> Path:
-    """A run's best checkpoint, else its last; raises :class:`InputError` where there is none."""
+    """A run's best checkpoint, else its last; raises :class:`InputError` where there is none.
+
+    Where a best one was noted but cannot be told or found any more, that is said.
+    """
     checkpoints = Checkpoints(run / "checkpoints")
     best, steps = checkpoints.best(), checkpoints.steps()
     if not steps:
         raise InputError(f"{run} has no checkpoint yet; train with: python -m pipeline.train --run {run} ...")
-    return checkpoints.path(best[0] if best is not None and best[0] in steps else steps[-1])
+    if best is not None and best[0] in steps:
+        return checkpoints.path(best[0])
+    last, noted = checkpoints.path(steps[-1]), checkpoints.folder / "best.json"
+    if noted.exists():
+        what = "names no checkpoint" if best is None else f"names step {best[0]:,}, which is not there"
+        warn(f"{noted} {what}: taking the last checkpoint, {last.name}")
+    return last
 
 
 class Trained(NamedTuple):

@@ -32,6 +32,11 @@ def test_parts_of_a_clip_are_averaged_in_the_order_of_first_sight() -> None:
     assert clips.clip_ids == ["a", "b", "c"]
     assert clips.embeddings["t"].tolist() == [[1.0, 0.0], [0.5, 1.0], [0.0, 1.0]]
     assert clips.present["a"].tolist() == [True, True, False]
+    assert clips.embeddings["a"].tolist() == [
+        [3.0, 0.0],
+        [1.5, 3.0],
+        [0.0, 3.0],
+    ]  # a part of b has no sound, and counts
     assert clips.texts == ["one", "two", "three"]
     assert model.training
 

@@ -142,6 +142,13 @@ def test_keywords_under_the_programs_names():
     assert ours.settings == theirs.settings
 
 
+def test_pooling_without_a_limit_is_refused():
+    weights = build_model(ModelSettings(**TINY)).state_dict()
+    for name in ("audio_pooling", "strategy_audio_pooling"):
+        with pytest.raises(InputError, match="audio_pooling max_pool needs max_audio_tokens"):
+            load_published(weights, heads=2, **{name: "max_pool"})
+
+
 def test_keywords_win_over_the_settings_beside_the_file(tmp_path):
     save_published(build_model(ModelSettings(**TINY)), tmp_path / "latest_model.pth")
     assert load_published(tmp_path / "latest_model.pth", heads=4).settings.heads == 4
