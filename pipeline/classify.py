@@ -20,6 +20,7 @@ from pipeline.cli import console, progress_bar, run_verb, verb_parser, warn
 from pipeline.config import Recipe
 from pipeline.errors import InputError
 from pipeline.training.arguments import add_model_arguments
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,7 +106,7 @@ def _measure(shards: ShardSet, recipe: Recipe, checkpoint: Path, classes: dict[i
     reader = ClipReader(shards, clip_settings)
     embedder = Embedder(trained.model, trained.prepare, reader, trained.words, recipe.evaluate.batch_clips)
     named = embedder.texts(texts)
-    videos = _embed(embedder, list(classes))
+    videos = _embed(embedder, shards, list(classes))
     labels = np.array([names.index(name) for name in classes.values()])
     clusters, _ = kmeans(videos, first_centroids(videos, len(names)))
     return {
@@ -125,7 +126,7 @@ def _note_alike(names: list[str], texts: list[str], words: Vocabulary) -> None:
             warn(f"the words that tell {', '.join(same)} apart have no vectors: to the model they are one class")
 
 
-def _embed(embedder: Embedder, numbers: list[int]) -> Tensor:
+def _embed(embedder: Embedder, shards: ShardSet, numbers: list[int]) -> Tensor:
     """What is seen of each video as one window from its beginning, as far as the recipe's evaluation looks."""
     import numpy as np
     import torch
@@ -136,19 +137,28 @@ def _embed(embedder: Embedder, numbers: list[int]) -> Tensor:
     embedded = []
     with progress_bar() as progress:
         for number in progress.track(numbers, description="classify"):
+            embedder.reader.check(number, shards.ids[number])
             whole = windows([0], [0], np.maximum(embedder.reader.seconds(np.array([number])), 1))
             embedded.append(embedder.windows(number, whole, SIGHT))
     return torch.cat(embedded)
 
 
+def figures_of(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """What ``classes.json`` holds, for people: meaning and number."""
+    return [
+        (meaning, f"{result[key]:.2f}" if key == "entropy" else f"{result[key]:.1f}")
+        for key, meaning in _MEANING.items()
+        # all of five are always among the first five
+        if key in result and not (key == "top5" and len(result["classes"]) <= 5)
+    ]
+
+
 def _show(result: dict[str, Any]) -> None:
-    table = Table(title=f"{result['videos']:,} videos of {len(result['classes'])} classes")
+    table = Table(title=f"{counted(result['videos'], 'video')} of {len(result['classes'])} classes")
     table.add_column("")
     table.add_column("", justify="right")
-    for key, meaning in _MEANING.items():
-        if key == "top5" and len(result["classes"]) <= 5:
-            continue  # all of five are always among the first five
-        table.add_row(meaning, f"{result[key]:.2f}" if key == "entropy" else f"{result[key]:.1f}")
+    for row in figures_of(result):
+        table.add_row(*row)
     console.print(table)
 
 

@@ -123,6 +123,7 @@ def _scored(
     )
     around = recipe.evaluate.step_radius, recipe.evaluate.step_sound
     for number, captions, task in progress.track(chosen, description="localize"):
+        embedder.reader.check(number, shards.ids[number])
         scores = second_scores(embedder, number, task, *around)
         if own:
             scores, truth = log_shares(scores), own_truth(captions, len(scores))
@@ -131,21 +132,22 @@ def _scored(
         yield VideoSteps(shards.ids[number], task.task_id, scores, truth), task
 
 
-def _show(result: dict[str, Any]) -> None:
-    table = Table(title="Step localisation")
-    for column in ("", "videos", "recall", "mean recall of videos", "recall by second", "mAP"):
-        table.add_column(column, justify="left" if not column else "right")
-    for figures in list(result["tasks"].values())[:_ROWS]:
-        table.add_row(figures["title"], str(figures["videos"]), *_cells(figures))
+def figures_of(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """What ``localization.json`` holds, for people: the header, and rows of the first tasks and of all."""
+    rows = [[task["title"], f"{task['videos']:,}", *_cells(task)] for task in list(result["tasks"].values())[:_ROWS]]
     if len(result["tasks"]) > _ROWS:
-        table.add_row(_more(result))
-    for group, figures in result["groups"].items():
-        table.add_row(f"mean: {group}", "", *_cells(figures), style="bold")
+        rows.append([f"... and {len(result['tasks']) - _ROWS:,} more", *[""] * 5])
+    rows += [[f"mean: {group}", "", *_cells(figures)] for group, figures in result["groups"].items()]
+    return ["task", "videos", "recall", "mean recall of videos", "recall by second", "mAP"], rows
+
+
+def _show(result: dict[str, Any]) -> None:
+    table, (header, rows) = Table(title="Step localisation"), figures_of(result)
+    for column in header:
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for row in rows:
+        table.add_row(*row, style="bold" if row[0].startswith("mean: ") else None)
     console.print(table)
-
-
-def _more(result: dict[str, Any]) -> str:
-    return f"... and {len(result['tasks']) - _ROWS:,} more"
 
 
 def _cells(figures: dict[str, Any]) -> list[str]:
@@ -155,11 +157,6 @@ def _cells(figures: dict[str, Any]) -> list[str]:
 def _page(result: dict[str, Any], scored: Sequence[tuple[VideoSteps, Task]], recipe: Recipe) -> str:
     from pipeline.pages.page import Section, Tile, render_report, table
 
-    header = ["task", "videos", "recall", "mean recall of videos", "recall by second", "mAP"]
-    shown = list(result["tasks"].values())[:_ROWS]
-    rows = [[figures["title"], figures["videos"], *_cells(figures)] for figures in shown]
-    rows += [[_more(result), *[""] * 5]] if len(result["tasks"]) > _ROWS else []
-    rows += [[f"mean: {group}", "", *_cells(figures)] for group, figures in result["groups"].items()]
     pictures = "".join(_picture(video, task) for video, task in scored[:_PICTURES])
     note = (
         "Light: how well a second fits a step. Frame: where the step is annotated. Green: the second that the ordered "
@@ -172,7 +169,7 @@ def _page(result: dict[str, Any], scored: Sequence[tuple[VideoSteps, Task]], rec
         recipe=recipe.to_dict(),
         headline=tiles,
         sections=[
-            Section("figures", "Figures", table(header, rows)),
+            Section("figures", "Figures", table(*figures_of(result))),
             Section("videos", "Alignment against annotation", pictures, note),
         ],
         made_at=datetime.now(),

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from pipeline import classify, localize
 from pipeline.acquire.layout import find_video
 from pipeline.acquire.ledger import Ledger, LedgerRow
 from pipeline.cli import console, run_verb, verb_parser
@@ -30,6 +31,7 @@ from pipeline.pages.images import data_uri, spectrogram_picture
 from pipeline.pages.page import Section, Tile, render_report, table
 from pipeline.shards.reader import ShardSet
 from pipeline.shards.sample import Sample
+from pipeline.wording import counted
 
 _STRIP = 8
 """Frames shown of the sample."""
@@ -49,12 +51,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if not arguments.run.is_dir():
         raise InputError(f"there is no run {arguments.run}; train one with: python -m pipeline.train --run ...")
-    metrics = _read_metrics(arguments.run / "metrics.json")
+    metrics = _read_result(arguments.run / "metrics.json", "evaluate", {"retrieval", "chance", "clips"})
     settings = _read_settings(arguments.run, metrics)
     sections, headline = [], []
     if metrics:
         sections.append(results_section(metrics))
         headline += _result_tiles(metrics)
+    sections += other_results(arguments.run, metrics)
     if arguments.manifest:
         manifest, ledger = Manifest(arguments.manifest), Ledger(arguments.manifest.with_suffix(".ledger"))
         latest = {stage: ledger.latest(stage) for stage in _STAGES}
@@ -93,6 +96,23 @@ def results_section(metrics: dict[str, Any]) -> Section:
     seen = "which training saw too" if split == "train" else "held out: training never saw them"
     note = f"Recall at 1 on {metrics['clips']} clips of split {split}, {seen}."
     return Section("results", "Retrieval", body + "<h3>All figures</h3>" + table(header, rows), note)
+
+
+def other_results(run: Path, metrics: dict[str, Any]) -> list[Section]:
+    """Retrieval of whole videos, step localisation and classes, as far as the run has them."""
+    sections = []
+    if "whole_videos" in metrics:
+        from pipeline.benchmarks.retrieval_page import whole_videos_section  # imports torch
+
+        sections += whole_videos_section(metrics)
+    localization = _read_result(run / "localization.json", "localize", {"tasks", "groups"})
+    if localization:
+        sections.append(Section("steps", "Step localisation", table(*localize.figures_of(localization))))
+    classes = _read_result(run / "classes.json", "classify", {"videos", "classes"})
+    if classes:
+        note = f"{counted(classes['videos'], 'video')} of {len(classes['classes'])} classes."
+        sections.append(Section("classes", "Classes", table(["", ""], classify.figures_of(classes)), note))
+    return sections
 
 
 def coverage_section(video_ids: Sequence[str], latest: dict[str, dict[str, LedgerRow]]) -> Section:
@@ -271,16 +291,16 @@ def _read_settings(run: Path, metrics: dict[str, Any]) -> dict[str, Any]:
     return dict(values.get("recipe", values)) if isinstance(values.get("recipe"), dict) else dict(values)
 
 
-def _read_metrics(path: Path) -> dict[str, Any]:
-    """What ``evaluate`` wrote; nothing where it did not run."""
+def _read_result(path: Path, verb: str, keys: set[str]) -> dict[str, Any]:
+    """What a verb wrote; nothing where it did not run."""
     if not path.exists():
         return {}
     try:
         values = json.loads(path.read_text())
     except ValueError:
         values = None
-    if not isinstance(values, dict) or not {"retrieval", "chance", "clips"} <= values.keys():
-        raise InputError(f"{path}: not what python -m pipeline.evaluate writes: evaluate again, or remove it")
+    if not isinstance(values, dict) or not keys <= values.keys():
+        raise InputError(f"{path}: not what python -m pipeline.{verb} writes: run it again, or remove the file")
     return values
 
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ from pipeline.errors import InputError
 from pipeline.shards.batches import ClipReader
 from pipeline.shards.clips import time_to_frame
 from pipeline.shards.decoding import decode_batch
+from pipeline.shards.files import ShardError
 from pipeline.shards.reader import ShardSet
 from pipeline.text.words import WordVectors
 from pipeline.types import Caption
+from tests.shards.mending import flip_a_feature
 from tests.shards.samples import WORDS, make_sample, word_ids, write_shards
 from tests.tiny_run import MCN, write_recipe, write_tiny_shards
 
@@ -131,3 +134,13 @@ def test_shards_without_these_tasks_are_refused(folder: Path, tmp_path: Path) ->
         localize.main(changed)
     with pytest.raises(InputError, match="no video with any caption in split nosuch"):
         localize.main([*arguments(folder, run)[:-2], "--split", "nosuch"])
+
+
+def test_a_damaged_video_gives_no_figures(folder: Path, tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    recipe = str(write_recipe(tmp_path))
+    train.main(["--recipe", recipe, "--shards", str(folder / "shards"), "--run", run, "--train.steps", "1"])
+    shutil.copytree(folder / "crosstask", tmp_path / "damaged")
+    video_id = flip_a_feature(tmp_path / "damaged")
+    with pytest.raises(ShardError, match=f"the checksum of {video_id} is wrong"):
+        localize.main(["--run", run, "--shards", str(tmp_path / "damaged")])

@@ -14,6 +14,7 @@ import yaml
 
 from pipeline import report
 from pipeline.acquire.ledger import Ledger, LedgerRow
+from pipeline.benchmarks.whole_videos import WAYS
 from pipeline.config import load_recipe
 from pipeline.datasets.table import write_manifest
 from pipeline.errors import InputError
@@ -101,9 +102,29 @@ def test_a_run_that_is_not_there_is_named(tmp_path: Path) -> None:
         report.main(["--run", str(tmp_path / "empty")])
 
 
+def test_other_results_of_the_run_are_there(project: Path) -> None:
+    run = project / "run"
+    recalls = {"R1": 11.5, "R5": 22.5, "R10": 33.5}
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["whole_videos"] = {"direction": "t2va", "videos": 30, **dict.fromkeys(WAYS, recalls)}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    figures = {"recall": 41.25, "recall_of_videos": 42.0, "recall_by_second": 43.0, "mAP": 44.0}
+    steps = {"tasks": {"7": {"title": "Toast & cut", "videos": 3, **figures}}, "groups": {"all": figures}}
+    (run / "localization.json").write_text(json.dumps(steps))
+    classes = {"videos": 9, "classes": ["a", "b"], "top1": 61.5, "chance": 50.0, "top5": 100.0, "nmi": 1.0}
+    (run / "classes.json").write_text(json.dumps({**classes, "accuracy": 70.0, "entropy": 0.25, "purity": 80.0}))
+    html = page(project).read_text()
+    for expected in ("Whole videos", "33.5", "Toast &amp; cut", "41.2", "mean: all"):
+        assert expected in html
+    for expected in ("9 videos of 2 classes", "61.5", "0.25"):
+        assert expected in html
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
+        ("localization.json", "[]", r"localization\.json: not what python -m pipeline\.localize writes"),
+        ("classes.json", "", r"classes\.json: not what python -m pipeline\.classify writes"),
         ("metrics.json", '{"retr', r"metrics\.json: not what python -m pipeline\.evaluate writes"),
         ("metrics.json", '{"steps": {}}', r"metrics\.json: not what python -m pipeline\.evaluate writes"),
         ("config.yaml", "a: [", r"config\.yaml: not valid YAML"),

@@ -64,7 +64,7 @@ def retrieval_page(
         headline=tiles,
         sections=[
             Section("figures", "Every direction", bar_chart(bars, reference) + table(header, rows), _legend(result)),
-            *_whole_videos(result),
+            *whole_videos_section(result),
             Section(
                 "ranks",
                 "Where the matches rank",
@@ -95,8 +95,8 @@ def _legend(result: Mapping[str, Any]) -> str:
     )
 
 
-def _whole_videos(result: Mapping[str, Any]) -> list[Section]:
-    """What MCN reports of whole videos, where it was asked for."""
+def whole_videos_section(result: Mapping[str, Any]) -> list[Section]:
+    """What MCN reports of whole videos, where ``evaluate`` was asked for it."""
     whole = result.get("whole_videos")
     if whole is None:
         return []

@@ -1,6 +1,7 @@
 """What the tests of damage and its mending share."""
 
-from pipeline.shards.files import Stem
+from pipeline.shards.files import Stem, stems
+from pipeline.shards.index import read_index, rows_of
 from pipeline.shards.reader import ShardSet
 from pipeline.shards.recovery import completed_ids
 from pipeline.shards.repair import repair
@@ -32,3 +33,11 @@ def flip(path, at):
     data = bytearray(path.read_bytes())
     data[at] ^= 1
     path.write_bytes(data)
+
+
+def flip_a_feature(shards):
+    """Changes a byte of the first video's 2D features, and gives the video's id."""
+    first = min(stems(shards, ".parquet"))
+    row = rows_of(read_index(first))[0]
+    flip(first.tar, row.members["2d"].offset + 1)
+    return row.video_id
