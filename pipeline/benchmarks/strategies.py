@@ -9,7 +9,7 @@ import dataclasses
 
 from pipeline.config import ClipSettings, ModelSettings, Recipe
 from pipeline.errors import InputError
-from pipeline.models.davenet import BLOCKS
+from pipeline.models.davenet import stride_of
 
 
 def evaluation_sizes(recipe: Recipe) -> tuple[ModelSettings, ClipSettings]:
@@ -43,7 +43,7 @@ def _sizes(recipe: Recipe) -> tuple[ModelSettings, ClipSettings]:
     clips = dataclasses.replace(clips, video_tokens=strategy)
     if model.text_video_only:
         return model, clips
-    frames, stride = recipe.clips.max_audio_frames, _stride(model)
+    frames, stride = recipe.clips.max_audio_frames, stride_of(model.davenet)
     tokens = frames // stride
     if not tokens:
         raise InputError(
@@ -60,7 +60,7 @@ def _sizes(recipe: Recipe) -> tuple[ModelSettings, ClipSettings]:
 
 def _check_positions(model: ModelSettings, clips: ClipSettings, max_words: int) -> None:
     """Refuses clips of more tokens than the model has positions; training would find out at its first evaluation."""
-    sound = -(-clips.max_audio_frames // _stride(model))
+    sound = -(-clips.max_audio_frames // stride_of(model.davenet))
     wanted = {
         "video": (clips.max_video_tokens, model.max_video_tokens, "evaluate.windows or clips.max_video_tokens"),
         "text": (max_words, model.max_text_tokens, "evaluate.max_words"),
@@ -74,8 +74,3 @@ def _check_positions(model: ModelSettings, clips: ClipSettings, max_words: int) 
                 f"evaluation has clips of up to {tokens} {name} tokens, but the model knows {positions} positions "
                 f"(model.max_{name}_tokens): lower {settings}"
             )
-
-
-def _stride(model: ModelSettings) -> int:
-    """Frames of a spectrogram per token."""
-    return int(2 ** len(BLOCKS[model.davenet]))

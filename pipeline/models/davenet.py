@@ -32,6 +32,11 @@ BLOCKS: dict[DavenetSize, tuple[int, ...]] = {"small": (2, 2, 2, 2), "large": (2
 """Residual blocks per stage; each stage halves the rate."""
 
 
+def stride_of(size: DavenetSize) -> int:
+    """Spectrogram frames per token of an audio network: each stage halves the rate."""
+    return 1 << len(BLOCKS[size])
+
+
 class TimeConvolution(nn.Module):
     """A convolution over time whose weight has the shape of a two-dimensional kernel of height or depth one."""
 
@@ -135,7 +140,7 @@ class Davenet(nn.Module):
             in_channels = channels
         self.dim = in_channels
         """Width of a token."""
-        self.stride = 2**self.stages
+        self.stride = stride_of(size)
         """Spectrogram frames per token."""
 
     def forward(self, spectrogram: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.config import ModelSettings
 from pipeline.errors import InputError
-from pipeline.models.davenet import BLOCKS, DavenetSize
+from pipeline.models.davenet import DavenetSize, stride_of
 
 _CLASSES = {
     "EverythingAtOnceModel": {},
@@ -70,7 +70,7 @@ def from_program(values: Mapping[str, Any], davenet: DavenetSize) -> dict[str, A
     if "davenet_v2" in values:
         here["davenet"] = "large" if values["davenet_v2"] else "small"
     if values.get("audio_max_num_STFT_frames") is not None:
-        here["max_audio_tokens"] = int(values["audio_max_num_STFT_frames"]) // _stride(davenet)
+        here["max_audio_tokens"] = int(values["audio_max_num_STFT_frames"]) // stride_of(davenet)
     return here
 
 
@@ -82,13 +82,9 @@ def arch_of_settings(settings: ModelSettings) -> dict[str, Any]:
     if settings.per_modality:
         arguments = {name: value for name, value in arguments.items() if name not in _NOT_OF_PER_MODALITY}
     if settings.max_audio_tokens is not None:
-        arguments["audio_max_num_STFT_frames"] = settings.max_audio_tokens * _stride(settings.davenet)
+        arguments["audio_max_num_STFT_frames"] = settings.max_audio_tokens * stride_of(settings.davenet)
     arguments["davenet_v2"] = settings.davenet == "large"
     arguments["fusion_params"] = {name: getattr(settings, here) for name, here in _FUSION_NAMES.items()}
     distinguishing = {name: True for name in ("text_video_only", "per_modality") if getattr(settings, name)}
     kind = next(kind for kind, marks in _CLASSES.items() if marks == distinguishing)
     return {"type": kind, "args": arguments}
-
-
-def _stride(davenet: DavenetSize) -> int:
-    return 2 ** len(BLOCKS[davenet])
