@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import random
 import shutil
@@ -7,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,40 +49,44 @@ def losses(run: Path) -> list[dict]:
     return [{key: row[key] for key in row if key in kept or key.startswith("loss")} for row in rows]
 
 
-class KilledError(Exception):
-    """The process is gone."""
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.test_train"])  # a process that trains is there at once
 
 
-def run_killed(monkeypatch: pytest.MonkeyPatch, arguments: list[str], after: int) -> None:
-    """Trains until ``after`` steps of this start are done; then nothing more is written."""
+def _train_until_killed(arguments: list[str], after: int, threads: int) -> None:
+    torch.set_num_threads(threads)  # losses are equal to the bit for one number of them
     whole, steps = loop.loss_and_gradients, iter(range(after))
 
-    def dying(*positional, **keywords):
+    def dying(*positional: Any, **keywords: Any) -> Any:
         if next(steps, None) is None:
-            raise KilledError
+            os.kill(os.getpid(), signal.SIGKILL)
         return whole(*positional, **keywords)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "loss_and_gradients", dying)
-        with pytest.raises(KilledError):
-            train.main(arguments)
+    loop.loss_and_gradients = dying  # type: ignore[assignment]
+    train.main(arguments)
 
 
-def test_twenty_kills_at_random_steps_change_no_loss(
-    folder: Path, undisturbed: list[dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def run_killed(arguments: list[str], after: int) -> None:
+    """Trains in a process of its own, which is killed (SIGKILL) once ``after`` steps of this start are done."""
+    process = FORKS.Process(target=_train_until_killed, args=(arguments, after, torch.get_num_threads()))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def test_twenty_kills_at_random_steps_change_no_loss(folder: Path, undisturbed: list[dict], tmp_path: Path) -> None:
     assert [row["step"] for row in undisturbed] == list(range(1, 13))
     # with a checkpoint every 3 steps: three times the run gets to the next one, else its last steps are lost
     steps_until_killed = [4, 4, 4, *[0, 1, 2] * 5, 1, 2]
     random.Random(0).shuffle(steps_until_killed)
     assert len(steps_until_killed) == 20
     for after in steps_until_killed:
-        run_killed(monkeypatch, command(folder, tmp_path), after)
+        run_killed(command(folder, tmp_path), after)
     train.main(command(folder, tmp_path))
     assert losses(tmp_path) == undisturbed
 
 
-def test_clusters_and_queue_survive_kills(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clusters_and_queue_survive_kills(folder: Path, tmp_path: Path) -> None:
     write_recipe(tmp_path, **MCN)
     arguments = ["--recipe", str(tmp_path / "tiny.yaml"), "--shards", str(folder / "shards"), "--run"]
     train.main([*arguments, str(tmp_path / "undisturbed")])
@@ -90,7 +96,7 @@ def test_clusters_and_queue_survive_kills(folder: Path, tmp_path: Path, monkeypa
     assert used[0] > 1 and all(1 <= count <= MCN["loss"]["clusters"] for count in used)
     clusters = clusters_of(tmp_path / "undisturbed")
     for attempt, after in enumerate((4, 7, 11)):
-        run_killed(monkeypatch, [*arguments, str(tmp_path / str(attempt))], after)
+        run_killed([*arguments, str(tmp_path / str(attempt))], after)
         train.main([*arguments, str(tmp_path / str(attempt))])
         assert losses(tmp_path / str(attempt)) == undisturbed
         assert all(map(torch.equal, clusters_of(tmp_path / str(attempt)), clusters))
@@ -105,14 +111,14 @@ def clusters_of(run: Path) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_in_parts_trains_and_resumes(
-    folder: Path, undisturbed: list[dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+    folder: Path, undisturbed: list[dict], tmp_path: Path, precision: str
 ) -> None:
     settings = ["--train.precision", precision, "--train.accumulate", "2", "--train.clip_gradient", "50"]
     train.main(command(folder, tmp_path / "whole", *settings))
     rows = losses(tmp_path / "whole")
     assert rows[0]["loss"] == pytest.approx(undisturbed[0]["loss"], rel=0.3)
     assert rows[0]["loss"] != undisturbed[0]["loss"]
-    run_killed(monkeypatch, command(folder, tmp_path / "killed", *settings), 7)
+    run_killed(command(folder, tmp_path / "killed", *settings), 7)
     train.main(command(folder, tmp_path / "killed", *settings))
     assert losses(tmp_path / "killed") == rows
 
@@ -141,10 +147,9 @@ def test_torchrun_trains_clusters_and_all_as_one_process(folder: Path, tmp_path:
 
 
 def test_a_damaged_checkpoint_falls_back_loudly_to_the_one_before(
-    folder: Path, undisturbed: list[dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    run_killed(monkeypatch, command(folder, tmp_path), 8)
+    folder: Path, undisturbed: list[dict], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_killed(command(folder, tmp_path), 8)
     newest = Checkpoints(tmp_path / "checkpoints").path(6)
     data = bytearray(newest.read_bytes())
     middle = len(data) // 2
