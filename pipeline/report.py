@@ -111,7 +111,7 @@ def other_results(run: Path, metrics: dict[str, Any]) -> list[Section]:
     classes = _read_result(run / "classes.json", "classify", {"videos", "classes"})
     if classes:
         note = f"{counted(classes['videos'], 'video')} of {len(classes['classes'])} classes."
-        sections.append(Section("classes", "Classes", table(["", ""], classify.figures_of(classes)), note))
+        sections.append(Section("classes", "Classes", table(["figure", "value"], classify.figures_of(classes)), note))
     return sections
 
 

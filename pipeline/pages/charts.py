@@ -30,7 +30,7 @@ def line_chart(series: Mapping[str, Sequence[Point]], x_label: str, y_label: str
     points = [point for line in finite.values() for point in line]
     if not points:
         return '<p class="empty">Nothing to draw yet.</p>'
-    x_ticks = _ticks(min(x for x, _ in points), max(x for x, _ in points))
+    x_ticks = _ticks(min(x for x, _ in points), max(x for x, _ in points), count=8)
     # the curves fill the width; only a single point has its axis end at a round number
     x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
     x_low, x_high = (x_low, x_high) if x_high > x_low else (x_ticks[0], x_ticks[-1])
