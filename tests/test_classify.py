@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ from pipeline import classify, train
 from pipeline.errors import InputError
 from pipeline.shards.files import ShardError
 from pipeline.text.words import WordVectors
-from tests.shards.mending import flip_a_feature
+from tests.shards.mending import copy_with_a_flipped_feature
 from tests.shards.samples import make_sample, write_shards
 from tests.tiny_run import MCN, write_recipe, write_tiny_shards
 
@@ -93,10 +92,9 @@ def test_classes_that_no_known_word_tells_apart_are_named(
 
 
 def test_a_damaged_video_gives_no_figures(folder: Path, tmp_path: Path) -> None:
-    run = str(tmp_path / "run")
+    run, damaged = str(tmp_path / "run"), tmp_path / "damaged"
     recipe = str(write_recipe(tmp_path))
     train.main(["--recipe", recipe, "--shards", str(folder / "shards"), "--run", run, "--train.steps", "1"])
-    shutil.copytree(folder / "ucf", tmp_path / "damaged")
-    video_id = flip_a_feature(tmp_path / "damaged")
+    video_id = copy_with_a_flipped_feature(folder / "ucf", damaged)
     with pytest.raises(ShardError, match=f"the checksum of {video_id} is wrong"):
-        classify.main(["--run", run, "--shards", str(tmp_path / "damaged")])
+        classify.main(["--run", run, "--shards", str(damaged)])

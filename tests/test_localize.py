@@ -1,5 +1,4 @@
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from pipeline.shards.files import ShardError
 from pipeline.shards.reader import ShardSet
 from pipeline.text.words import WordVectors
 from pipeline.types import Caption
-from tests.shards.mending import flip_a_feature
+from tests.shards.mending import copy_with_a_flipped_feature
 from tests.shards.samples import WORDS, make_sample, word_ids, write_shards
 from tests.tiny_run import MCN, write_recipe, write_tiny_shards
 
@@ -137,10 +136,9 @@ def test_shards_without_these_tasks_are_refused(folder: Path, tmp_path: Path) ->
 
 
 def test_a_damaged_video_gives_no_figures(folder: Path, tmp_path: Path) -> None:
-    run = str(tmp_path / "run")
+    run, damaged = str(tmp_path / "run"), tmp_path / "damaged"
     recipe = str(write_recipe(tmp_path))
     train.main(["--recipe", recipe, "--shards", str(folder / "shards"), "--run", run, "--train.steps", "1"])
-    shutil.copytree(folder / "crosstask", tmp_path / "damaged")
-    video_id = flip_a_feature(tmp_path / "damaged")
+    video_id = copy_with_a_flipped_feature(folder / "crosstask", damaged)
     with pytest.raises(ShardError, match=f"the checksum of {video_id} is wrong"):
-        localize.main(["--run", run, "--shards", str(tmp_path / "damaged")])
+        localize.main(["--run", run, "--shards", str(damaged)])

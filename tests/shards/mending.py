@@ -1,5 +1,7 @@
 """What the tests of damage and its mending share."""
 
+import shutil
+
 from pipeline.shards.files import Stem, stems
 from pipeline.shards.index import read_index, rows_of
 from pipeline.shards.reader import ShardSet
@@ -35,9 +37,10 @@ def flip(path, at):
     path.write_bytes(data)
 
 
-def flip_a_feature(shards):
-    """Changes a byte of the first video's 2D features, and gives the video's id."""
-    first = min(stems(shards, ".parquet"))
+def copy_with_a_flipped_feature(shards, target):
+    """Copies shards, changes a byte of the first video's 2D features, and gives the video's id."""
+    shutil.copytree(shards, target)
+    first = min(stems(target, ".parquet"))
     row = rows_of(read_index(first))[0]
     flip(first.tar, row.members["2d"].offset + 1)
     return row.video_id
