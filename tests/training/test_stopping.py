@@ -1,9 +1,18 @@
 import signal
+from collections.abc import Iterator
 
 import pytest
 
 from pipeline.training import stopping
 from pipeline.training.stopping import StopRequest
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_terminal() -> Iterator[None]:
+    """What a shell starts in the background ignores Ctrl-C, and so do the tests there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
