@@ -164,19 +164,24 @@ def test_a_damaged_checkpoint_falls_back_loudly_to_the_one_before(
     assert "step-00000003.pt, step 3" in told
 
 
+LONGER = ["--train.workers", "2", "--train.steps", "80", "--train.checkpoint_every", "20"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed_for_longer(folder: Path) -> list[dict]:
+    train.main(command(folder, folder / "longer", *LONGER))
+    return losses(folder / "longer")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "send", "workers"),
-    [(signal.SIGTERM, os.killpg, 2), (signal.SIGINT, os.killpg, 2), (signal.SIGKILL, os.kill, 2)],
+    ("number", "send"), [(signal.SIGTERM, os.killpg), (signal.SIGINT, os.killpg), (signal.SIGKILL, os.kill)]
 )
 def test_signals_to_a_real_process(
-    folder: Path, tmp_path: Path, number: int, send: Callable[[int, int], None], workers: int
+    folder: Path, tmp_path: Path, undisturbed_for_longer: list[dict], number: int, send: Callable[[int, int], None]
 ) -> None:
     """Ctrl-C, and a scheduler's SIGTERM, reach the loader's processes too."""
-    longer = ["--train.workers", str(workers), "--train.steps", "200", "--train.checkpoint_every", "50"]
-    train.main(command(folder, tmp_path / "undisturbed", *longer))
-    tmp_path, undisturbed = tmp_path / "disturbed", losses(tmp_path / "undisturbed")
-    changed = command(folder, tmp_path, *longer)
+    changed = command(folder, tmp_path, *LONGER)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline.train", *changed],
@@ -194,7 +199,7 @@ def test_signals_to_a_real_process(
         reached = read_rows(tmp_path / "metrics.jsonl")[-1]["step"]
         assert Checkpoints(tmp_path / "checkpoints").steps()[-1] == reached
     train.main(changed)
-    assert losses(tmp_path) == undisturbed
+    assert losses(tmp_path) == undisturbed_for_longer
 
 
 def test_the_run_folder_says_what_was_trained(folder: Path, undisturbed: list[dict]) -> None:
