@@ -30,15 +30,17 @@ class Contents:
 
 
 def contents_of(manifest: Manifest) -> Contents:
-    """Counts what is in a manifest; memory holds a few thousand videos at a time."""
+    """Counts what is in a manifest; memory holds a few thousand videos at a time. Raises :class:`InputError`."""
     found = Contents()
-    for batch in manifest.batches(["url", "split", "category_1", "captions.list.element.end"]):
+    for batch in manifest.batches(["video_id", "url", "split", "category_1", "captions.list.element.end"]):
         found.videos += len(batch)
         found.urls += len(batch) - batch.column("url").null_count
         _count(found.splits, batch.column("split"))
         _count(found.categories, pc.fill_null(batch.column("category_1"), "(none)"))
         lengths = pc.fill_null(batch.column("captions").value_lengths(), 0).to_numpy()
-        ends = batch.column("captions").flatten().field("end").to_numpy()
+        ends = batch.column("captions").flatten().field("end").to_numpy(zero_copy_only=False)
+        if not np.isfinite(ends).all():
+            manifest.captions(batch.column("video_id").to_pylist())  # raises, and names the video
         begins = np.cumsum(lengths) - lengths
         found.captions += len(ends)
         found.captioned += int(np.count_nonzero(lengths))

@@ -7,12 +7,18 @@ import re
 from pathlib import PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from pipeline.datasets.table import LONGEST_ID
-
+LONGEST_ID = 64
+"""Characters of an id."""
+_ID = re.compile(rf"[A-Za-z0-9_-][A-Za-z0-9_.-]{{0,{LONGEST_ID - 1}}}")
 _YOUTUBE_ID = r"[A-Za-z0-9_-]{11}"
 _YOUTUBE_HOSTS = re.compile(r"(?:[\w-]+\.)*(?:youtube(?:-nocookie)?\.com|youtu\.be)", re.IGNORECASE)
 _YOUTUBE_PATH = re.compile(rf"^/(?:embed/|v/|shorts/|live/)?({_YOUTUBE_ID})(?:/|$)")
 _YOUTUBE_FILE = re.compile(rf"^({_YOUTUBE_ID})(?:\.|_[a-z0-9]+\.)")
+
+
+def is_video_id(text: str) -> bool:
+    """Whether ``text`` can be a video's id: a name that is no path, hidden file or too long for a file system."""
+    return _ID.fullmatch(text) is not None
 
 
 def youtube_id(url: str) -> str | None:

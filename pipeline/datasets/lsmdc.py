@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pipeline.datasets.files import read_cells
-from pipeline.datasets.table import LONGEST_ID
+from pipeline.datasets.identity import LONGEST_ID
 from pipeline.errors import InputError
 from pipeline.types import Caption, Video
 

@@ -5,8 +5,8 @@ Every dataset ends in this one table (``docs/formats.md``), so that nothing afte
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.datasets.caption_columns import CAPTIONS, first_incomplete, from_column, to_column
+from pipeline.datasets.identity import is_video_id
 from pipeline.errors import InputError
 from pipeline.types import LATEST_TIME, Caption, Video, without_surrogates
 
-CAPTIONS = pa.list_(pa.struct([("start", pa.float32()), ("end", pa.float32()), ("text", pa.string())]))
 SCHEMA = pa.schema(
     [
         pa.field("video_id", pa.string(), nullable=False),
@@ -36,14 +37,6 @@ NAMED = 20
 _IF_CAPTIONED = "captions.list.element.start"
 """One leaf of the captions tells whether they are there, at a fraction of their bytes."""
 _PLAIN = [name for name in SCHEMA.names if name != "captions"]
-LONGEST_ID = 64
-"""Characters of an id."""
-_ID = re.compile(rf"[A-Za-z0-9_-][A-Za-z0-9_.-]{{0,{LONGEST_ID - 1}}}")
-
-
-def is_video_id(text: str) -> bool:
-    """Whether ``text`` can be a video's id: a name that is no path, hidden file or too long for a file system."""
-    return _ID.fullmatch(text) is not None
 
 
 @dataclass
@@ -97,7 +90,7 @@ def write_manifest(
     summary = ManifestSummary(path)
     unfinished = path.with_name(f".{path.name}.part")
     try:
-        with pq.ParquetWriter(unfinished, SCHEMA, compression="zstd") as writer:
+        with pq.ParquetWriter(unfinished, SCHEMA, compression="zstd", write_page_checksum=True) as writer:
             group: list[Video] = []
             for video in _accepted(videos, summary):
                 group.append(video)
@@ -157,30 +150,15 @@ def _without_surrogates(video: Video) -> Video:
 
 def _as_table(videos: Sequence[Video]) -> pa.Table:
     columns = [pa.array([getattr(video, name) for video in videos], SCHEMA.field(name).type) for name in _PLAIN]
-    return pa.Table.from_arrays([*columns, _captions_array([video.captions for video in videos])], schema=SCHEMA)
-
-
-def _captions_array(lists: Sequence[Sequence[Caption] | None]) -> pa.Array:
-    """Column by column: a dictionary per caption would cost ten times the memory."""
-    offsets, total = [], 0
-    for captions in lists:
-        offsets.append(None if captions is None else total)
-        total += len(captions or ())
-    flat = [caption for captions in lists for caption in captions or ()]
-    fields = [
-        pa.array([caption.start for caption in flat], pa.float32()),
-        pa.array([caption.end for caption in flat], pa.float32()),
-        pa.array([caption.text for caption in flat], pa.string()),
-    ]
-    structs = pa.StructArray.from_arrays(fields, fields=list(CAPTIONS.value_type))
-    return pa.ListArray.from_arrays(pa.array([*offsets, total], pa.int32()), structs, type=CAPTIONS)
+    return pa.Table.from_arrays([*columns, to_column([video.captions for video in videos])], schema=SCHEMA)
 
 
 class Manifest:
     """A manifest on disk.
 
     Raises:
-        InputError: the file is missing or is no manifest.
+        InputError: the file is missing or is no manifest; when it is read also: it is damaged, or a caption lacks its
+            text or a time.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -188,11 +166,10 @@ class Manifest:
         if not self.path.is_file():
             raise InputError(f"there is no manifest {self.path}; write one with: python -m pipeline.manifest build ...")
         try:
-            self._file = pq.ParquetFile(self.path)
+            self._file = pq.ParquetFile(self.path, page_checksum_verification=True)
         except (pa.ArrowInvalid, OSError) as error:
-            cause = str(error).partition(".")[0].splitlines()[0]
             raise InputError(
-                f"{self.path}: not a readable Parquet file ({cause}); of a list make a manifest with: "
+                f"{self.path}: not a readable Parquet file ({_cause(error)}); of a list make a manifest with: "
                 f"python -m pipeline.manifest build table {self.path}"
             ) from None
         missing = [name for name in SCHEMA.names if name not in self._file.schema_arrow.names]
@@ -237,21 +214,24 @@ class Manifest:
     def to_fetch(self, skip: Container[str] = ()) -> Iterator[tuple[Video, bool]]:
         """The rows without their captions but for the ids in ``skip``, and whether their captions are known."""
         for group in range(self._file.num_row_groups):
-            table = self._file.read_row_group(group, columns=_PLAIN)
+            table = self._row_group(group, _PLAIN)
             rows = [row for row, name in enumerate(table.column("video_id").to_pylist()) if name not in skip]
             if not rows:
                 continue
-            known = self._file.read_row_group(group, columns=[_IF_CAPTIONED]).column("captions").is_valid().to_pylist()
+            known = self._row_group(group, [_IF_CAPTIONED]).column("captions").is_valid().to_pylist()
             for row, values in zip(rows, table.take(rows).to_pylist(), strict=True):
                 yield Video(**values), known[row]
 
     def table(self, columns: Sequence[str]) -> pa.Table:
         """Whole columns, for counting."""
-        return self._file.read(columns=list(columns))
+        with self._damage_named():
+            return _checked(self._file.read(columns=list(columns)))
 
-    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Columns, a few thousand rows at a time; ``captions.list.element.end`` names a part of the captions."""
-        yield from self._file.iter_batches(batch_size=ROW_GROUP, columns=list(columns))
+    def batches(self, columns: Sequence[str], rows: int = ROW_GROUP) -> Iterator[pa.RecordBatch]:
+        """Columns, so many rows at a time; ``captions.list.element.end`` names a part of the captions."""
+        with self._damage_named():
+            for batch in self._file.iter_batches(batch_size=rows, columns=list(columns)):
+                yield _checked(batch)
 
     def videos(self, with_captions: bool = True, skip: Container[str] = ()) -> Iterator[Video]:
         """The rows in order but for the ids in ``skip``.
@@ -260,9 +240,9 @@ class Manifest:
         """
         # Captions are long: few rows at a time bound the memory of a row group of 4,096 videos.
         columns, rows = (SCHEMA.names, 256) if with_captions else (_PLAIN, ROW_GROUP)
-        for batch in self._file.iter_batches(batch_size=rows, columns=columns):
-            captions = _read_captions(batch.column("captions")) if with_captions else [None] * len(batch)
+        for batch in self.batches(columns, rows):
             plain = [batch.column(name).to_pylist() for name in _PLAIN]
+            captions = self._captions(plain[0], batch.column("captions")) if with_captions else [None] * len(batch)
             for values, own in zip(zip(*plain, strict=True), captions, strict=True):
                 if values[0] not in skip:
                     yield Video(**dict(zip(_PLAIN, values, strict=True)), captions=own)
@@ -271,26 +251,49 @@ class Manifest:
         """Captions of some videos (None: not known); ids that the manifest does not have are absent."""
         if not self._row_group_of:
             for group in range(self._file.num_row_groups):
-                ids = self._file.read_row_group(group, columns=["video_id"]).column(0).to_pylist()
+                ids = self._row_group(group, ["video_id"]).column(0).to_pylist()
                 self._row_group_of.update(dict.fromkeys(ids, group))
         wanted = set(video_ids)
         found: dict[str, list[Caption] | None] = {}
         for group in sorted({self._row_group_of[video_id] for video_id in wanted if video_id in self._row_group_of}):
-            table = self._file.read_row_group(group, columns=["video_id", "captions"])
+            table = self._row_group(group, ["video_id", "captions"])
             rows = [row for row, name in enumerate(table.column(0).to_pylist()) if name in wanted]
             chosen = table.take(pa.array(rows)).combine_chunks()
-            lists = _read_captions(chosen.column(1).combine_chunks())
-            found.update(zip(chosen.column(0).to_pylist(), lists, strict=True))
+            names = chosen.column(0).to_pylist()
+            found.update(zip(names, self._captions(names, chosen.column(1).combine_chunks()), strict=True))
         return found
 
+    def _row_group(self, group: int, columns: Sequence[str]) -> pa.Table:
+        with self._damage_named():
+            return _checked(self._file.read_row_group(group, columns=list(columns)))
 
-def _read_captions(column: Any) -> list[list[Caption] | None]:
-    flat = column.flatten()
-    captions = [Caption(*values) for values in zip(*(part.to_pylist() for part in flat.flatten()), strict=True)]
-    lengths = column.value_lengths().to_pylist()
-    lists: list[list[Caption] | None] = []
-    start = 0
-    for length in lengths:
-        lists.append(None if length is None else captions[start : start + length])
-        start += length or 0
-    return lists
+    def _captions(self, video_ids: Sequence[str], column: Any) -> list[list[Caption] | None]:
+        incomplete = first_incomplete(column)
+        if incomplete is not None:
+            row, place = incomplete
+            raise InputError(
+                f"{self.path}: caption {place + 1} of video {video_ids[row]} lacks its text, or a time of a video: "
+                f"{column[row][place].as_py()}; mend what it was made of, or make a manifest of it with: "
+                f"python -m pipeline.manifest build table {self.path}"
+            )
+        return from_column(column)
+
+    @contextmanager
+    def _damage_named(self) -> Iterator[None]:
+        """Damage behind the end of a Parquet file, which tells what is in it, shows only when that is read."""
+        try:
+            yield
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(
+                f"{self.path}: damaged ({_cause(error)}); write it again with: python -m pipeline.manifest build ..."
+            ) from None
+
+
+def _checked(columns: Any) -> Any:
+    """The same columns; raises pa.ArrowInvalid where a text is not in UTF-8, as other programs may write it."""
+    columns.validate(full=True)
+    return columns
+
+
+def _cause(error: Exception) -> str:
+    return str(error).partition(".")[0].splitlines()[0]

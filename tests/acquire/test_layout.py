@@ -10,7 +10,7 @@ from pipeline.acquire.layout import (
     unfinished_files,
     video_path,
 )
-from pipeline.datasets.table import is_video_id
+from pipeline.datasets.identity import is_video_id
 
 IDS = st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,12}", fullmatch=True)
 

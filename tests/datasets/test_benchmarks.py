@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 
 from pipeline.datasets.crosstask import Task, read_crosstask, read_tasks
 from pipeline.datasets.hmdb51 import read_hmdb51
-from pipeline.datasets.identity import id_of_name
+from pipeline.datasets.identity import id_of_name, is_video_id
 from pipeline.datasets.lsmdc import read_lsmdc
 from pipeline.datasets.mining_youtube import read_mining_youtube
 from pipeline.datasets.msrvtt import read_msrvtt
-from pipeline.datasets.table import is_video_id
 from pipeline.datasets.ucf101 import read_ucf101
 from pipeline.datasets.youcook2 import read_youcook2
 from pipeline.errors import InputError

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.datasets.table import SCHEMA, Manifest, is_video_id, write_manifest
+from pipeline.datasets.contents import contents_of
+from pipeline.datasets.identity import is_video_id
+from pipeline.datasets.table import ROW_GROUP, SCHEMA, Manifest, write_manifest
 from pipeline.errors import InputError
 from pipeline.types import Caption, Video
 
@@ -78,6 +80,72 @@ def test_a_file_that_is_no_manifest_is_an_input_error(tmp_path):
     pq.write_table(pa.table({"video_id": ["a"]}), tmp_path / "other.parquet")
     with pytest.raises(InputError, match="url, split"):
         Manifest(tmp_path / "other.parquet")
+
+
+READS = [
+    Manifest.ids,
+    list,
+    contents_of,
+    Manifest.knows_all_captions,
+    lambda manifest: list(manifest.videos(with_captions=False)),
+    lambda manifest: list(manifest.to_fetch()),
+    lambda manifest: manifest.table(["split"]),
+    lambda manifest: manifest.captions([f"v{ROW_GROUP}"]),
+]
+"""Each way to read a manifest."""
+
+
+@pytest.mark.parametrize("one_byte", [False, True])
+def test_damage_behind_the_first_rows_is_said_of_the_file(tmp_path, one_byte):
+    write_manifest(tmp_path / "a.parquet", (Video(f"v{n}", captions=[Caption(n, n + 1, "cut")]) for n in range(4200)))
+    group = pq.ParquetFile(tmp_path / "a.parquet").metadata.row_group(1)
+    content = bytearray((tmp_path / "a.parquet").read_bytes())
+    for column in map(group.column, range(group.num_columns)):
+        start = column.dictionary_page_offset or column.data_page_offset
+        end = start + column.total_compressed_size
+        if one_byte:
+            content[end - 1] ^= 1
+        else:
+            content[start:end] = bytes(end - start)
+    (tmp_path / "a.parquet").write_bytes(content)
+    for read in READS:
+        with pytest.raises(InputError, match=r"a\.parquet: damaged \(.*\); write it again with: python"):
+            read(Manifest(tmp_path / "a.parquet"))
+
+
+def test_texts_that_are_not_in_utf8_are_said_of_the_file(tmp_path):
+    write_manifest(tmp_path / "a.parquet", [Video("v", category_1="cake")])
+    table = pq.read_table(tmp_path / "a.parquet")
+    latin = pa.array([b"g\xe2teau"]).view(pa.string())
+    pq.write_table(table.set_column(3, SCHEMA.field("category_1"), latin), tmp_path / "a.parquet")
+    for read in (list, contents_of, lambda manifest: list(manifest.to_fetch())):
+        with pytest.raises(InputError, match=r"a\.parquet: damaged"):
+            read(Manifest(tmp_path / "a.parquet"))
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [(None, 1, "x"), (0, None, "x"), (0, 1, None), (NAN, 1, "x"), (0, NAN, "x"), (0, float("inf"), "x"), None],
+)
+def test_a_manifest_of_other_hands_whose_captions_lack_something_says_which(tmp_path, wrong):
+    path = tmp_path / "hand.parquet"
+    broken = wrong and dict(zip(("start", "end", "text"), wrong, strict=True))
+    lists = [None, [], [{"start": 0, "end": 1, "text": "cut"}, broken]]
+    rows = [{"video_id": f"v{n}", "split": "train", "captions": captions} for n, captions in enumerate(lists)]
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path)
+    with pytest.raises(InputError, match=r"hand\.parquet: caption 2 of video v2 lacks .*; mend .* build table"):
+        list(Manifest(path))
+    with pytest.raises(InputError, match=r"caption 2 of video v2"):
+        Manifest(path).captions(["v2"])
+    assert [video.captions for video in Manifest(path).videos(with_captions=False)] == [None] * 3
+    if wrong is None or wrong[1] not in (0, 1):
+        with pytest.raises(InputError, match=r"caption 2 of video v2"):
+            contents_of(Manifest(path))
+    else:
+        assert contents_of(Manifest(path)).captions == 2
 
 
 @given(st.text(max_size=80))
