@@ -198,7 +198,7 @@ def _build(arguments: argparse.Namespace) -> None:
             console.print(f"  left out {_refused_line(what, refused)}", soft_wrap=True, markup=False)
     if summary.captions_left_out:
         left_out = counted(summary.captions_left_out, "caption")
-        console.print(f"  left out {left_out} that end before they start, or at no time of a video", soft_wrap=True)
+        console.print(f"  left out {left_out} that end before they start, or have no time of a video", soft_wrap=True)
 
 
 def _out(arguments: argparse.Namespace) -> Path:

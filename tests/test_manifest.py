@@ -5,6 +5,7 @@ import pytest
 from pipeline.datasets.table import Manifest
 from pipeline.errors import InputError
 from pipeline.manifest import main
+from pipeline.types import Caption
 
 
 @pytest.fixture
@@ -86,6 +87,27 @@ def test_build_and_show_count_captions_alike(tmp_path, capsys):
     assert "3 videos, 1 caption of 1 video in" in said and "left out 1 caption that end" in said
     main(["show", str(tmp_path / "a.parquet")])
     assert "1 caption of 1 video" in capsys.readouterr().err
+
+
+def test_captions_without_a_time_are_left_out_and_counted_and_those_without_a_text_are_empty(tmp_path, capsys):
+    rows = [(0, 1, None), (None, 1, "cut"), (0, None, "cut"), (0, float("nan"), "cut"), (0, 1, float("nan"))]
+    captions = [dict(zip(("start", "end", "text"), row, strict=True)) for row in rows]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"id": "v", "captions": captions}))
+    main(["build", "table", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "a.parquet")])
+    assert "left out 3 captions that end before they start, or have no time of a video" in capsys.readouterr().err
+    assert [video.captions for video in Manifest(tmp_path / "a.parquet")] == [[Caption(0, 1, "")] * 2]
+
+
+def test_a_manifest_whose_pages_are_damaged_is_said_in_one_line(table, tmp_path):
+    ids(table)
+    manifest = table.with_suffix(".parquet")
+    content = bytearray(manifest.read_bytes())
+    content[40:60] = bytes(20)
+    manifest.write_bytes(content)
+    for arguments in (["show", str(manifest)], ["merge", str(manifest), "--out", str(tmp_path / "merged.parquet")]):
+        with pytest.raises(InputError, match=r"list\.parquet: damaged .* write it again") as caught:
+            main(arguments)
+        assert "\n" not in str(caught.value)
 
 
 def test_merge_takes_the_first_of_a_video_that_is_listed_twice(tmp_path, capsys):

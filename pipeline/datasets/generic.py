@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,8 @@ def _text(value: Any) -> str | None:
 def captions_of(value: Any) -> list[Caption] | None:
     """Captions from a list of ``{start, end, text}``, from HowTo100M's three lists, or from JSON text of either.
 
+    A time that is missing (null) becomes NaN, with which :func:`~pipeline.datasets.table.write_manifest` leaves the
+    caption out and counts it. A text that is missing, null or NaN (what pandas makes of the word "null"), is empty.
     Half of a surrogate pair, which JSON can spell and UTF-8 cannot, becomes U+FFFD: else no file could hold the text.
 
     Raises:
@@ -190,7 +193,7 @@ def captions_of(value: Any) -> list[Caption] | None:
             raise ValueError(f"captions: not JSON ({error}); {_EXPECTED}") from None
     try:
         rows = _caption_rows(value)
-        return [Caption(float(start), float(end), without_surrogates(str(text))) for start, end, text in rows]
+        return [Caption(_time(start), _time(end), without_surrogates(_words(text))) for start, end, text in rows]
     except (KeyError, TypeError, ValueError, OverflowError):
         raise ValueError(f"captions: {_wrong_caption(value)}; {_EXPECTED}") from None
 
@@ -199,6 +202,14 @@ def _caption_rows(value: Any) -> list[tuple[Any, Any, Any]]:
     if isinstance(value, Mapping):
         return list(zip(value["start"], value["end"], value["text"], strict=True))
     return [(one["start"], one["end"], one["text"]) for one in value]
+
+
+def _time(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _words(value: Any) -> str:
+    return "" if value is None or value != value else str(value)
 
 
 def _wrong_caption(value: Any) -> str:
@@ -225,7 +236,7 @@ def _wrong_caption(value: Any) -> str:
 
 def _is_number(value: Any) -> bool:
     try:
-        float(value)
+        _time(value)
     except (TypeError, ValueError, OverflowError):
         return False
     return True
