@@ -83,7 +83,7 @@ def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
                     raise InputError(f"{path}: line {number} is not an object with a video's id or URL")
                 yield row
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text file in UTF-8 ({error})") from None
+        raise InputError(f"{path}: not a text file in UTF-8 ({error}); save it as one") from None
 
 
 def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -114,7 +114,7 @@ def _text_rows(path: Path, known: Collection[str | None]) -> Iterator[Mapping[st
                 if any(cells):
                     yield dict(zip(names, cells, strict=False))
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text file in UTF-8 ({error})") from None
+        raise InputError(f"{path}: not a text file in UTF-8 ({error}); save it as one") from None
     except csv.Error as error:
         raise InputError(f"{path}: not a table that can be read ({error})") from None
 
@@ -139,7 +139,8 @@ def _meaning(cell: str) -> str:
 
 def _to_video(row: Mapping[str, Any], id_column: str | None, url_column: str | None) -> Video:
     """The row as a video; raises KeyError with the name of the column that is missing."""
-    given = {name: value for name, value in row.items() if value not in (None, "")}
+    # NaN is what pandas makes of an empty cell
+    given = {name: value for name, value in row.items() if value not in (None, "") and value == value}
     url = _pick(given, row, url_column, URL_COLUMNS)
     video_id = _pick(given, row, id_column, ID_COLUMNS)
     path = _pick(given, row, None, PATH_COLUMNS)
@@ -158,7 +159,7 @@ def _to_video(row: Mapping[str, Any], id_column: str | None, url_column: str | N
         category_1=_text(given.get("category_1")),
         category_2=_text(given.get("category_2")),
         task_id=_text(given.get("task_id")),
-        rank=int(given["rank"]) if "rank" in given else None,
+        rank=rank_of(given.get("rank")),
         captions=captions_of(row.get("captions")),
     )
 
@@ -172,6 +173,23 @@ def _pick(given: Mapping[str, Any], row: Mapping[str, Any], named: str | None, u
 
 def _text(value: Any) -> str | None:
     return None if value is None else str(value)
+
+
+def rank_of(value: Any) -> int | None:
+    """A search rank; None, and an empty text: there is none. ``27.0`` is 27, as pandas writes where some have none.
+
+    Raises:
+        ValueError: it is no whole number, or none that a manifest can hold.
+    """
+    if value in (None, ""):
+        return None
+    try:
+        rank = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"the rank {_shown(value)} is not a number") from None
+    if not rank.is_integer() or abs(rank) >= 2**31:
+        raise ValueError(f"the rank {_shown(value)} is not a whole number of 32 bits; is this the right column?")
+    return int(rank)
 
 
 def captions_of(value: Any) -> list[Caption] | None:

@@ -1,4 +1,5 @@
 import json
+import math
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -106,7 +107,15 @@ def test_named_columns(tmp_path):
             '{"id": "a", "captions": [{"start": 1, "end": 2, "text": "x"}, {"start": "0:01", "end": 2, "text": "x"}]}',
             "row 1 cannot be read .captions: the start of number 2 is '0:01'; expected",
         ),
-        ("a.csv", "id,rank\na,first\n", "row 1 cannot be read"),
+        ("a.csv", "id,rank\na,first\n", "row 1 cannot be read .the rank 'first' is not a number"),
+        (
+            "a.csv",
+            "id,rank\na,1\nb,2147483648\n",
+            "row 2 cannot be read .the rank '2147483648' is not a whole number of",
+        ),
+        ("a.jsonl", '{"id": "a", "rank": 1.5}', "row 1 cannot be read .the rank 1.5 is not a whole number"),
+        ("a.jsonl", '{"id": "a", "rank": 1' + 400 * "0" + "}", "row 1 cannot be read .the rank 1000"),
+        ("a.jsonl", '{"id": "a", "rank": [1]}', r"row 1 cannot be read .the rank \[1\] is not a number"),
         ("a.parquet", "x", "not a readable Parquet"),
         ("a.pdf", "x", "unknown kind of list"),
         ("a.csv", "id,rank\na,1\n,2\n", "row 2 cannot be read .it has no id, URL or path"),
@@ -166,6 +175,20 @@ def test_a_mark_of_byte_order_and_a_large_cell_are_read(tmp_path):
     assert [video.video_id for video in read_table(tmp_path / "a.jsonl")] == ["a"]
     (tmp_path / "a.csv").write_text(f"id,notes\na,{'x' * 200_000}\n")
     assert [video.video_id for video in read_table(tmp_path / "a.csv")] == ["a"]
+
+
+def test_ranks_are_those_that_a_manifest_can_hold(tmp_path):
+    rows = [{"id": f"v{place}", "rank": rank} for place, rank in enumerate([27, 27.0, "27.0", "", None, math.nan])]
+    videos = read(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
+    largest = read(tmp_path / "a.csv", f"id,rank\nx,{2**31 - 1}\ny,{1 - 2**31}\n")
+    write_manifest(tmp_path / "a.parquet", [*videos, *largest])
+    ranks = [video.rank for video in Manifest(tmp_path / "a.parquet")]
+    assert ranks == [27] * 3 + [None] * 3 + [2**31 - 1, 1 - 2**31]
+
+
+def test_a_value_that_is_no_number_is_none(tmp_path):
+    (video,) = read(tmp_path / "a.jsonl", '{"id": "a", "url": NaN, "category_1": NaN, "task_id": NaN, "split": NaN}')
+    assert video == Video("a")
 
 
 @pytest.mark.parametrize(("name", "content"), [("a.jsonl", b'{"id": "caf\xe9"}'), ("a.csv", b"id\ncaf\xe9\n")])
