@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.datasets.files import existing, read_cells, seconds
+from pipeline.datasets.files import existing, open_text, read_cells, seconds
 from pipeline.datasets.identity import other_url
 from pipeline.errors import InputError
 from pipeline.types import Caption, Video
@@ -31,13 +31,13 @@ def read_tasks(path: Path | str) -> dict[str, Task]:
     Raises:
         InputError: the file is missing or of another layout.
     """
-    path = existing(path, SOURCE)
     blocks: list[list[str]] = [[]]
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.strip():
-            blocks[-1].append(line.strip())
-        else:
-            blocks.append([])
+    with open_text(existing(path, SOURCE)) as lines:
+        for line in map(str.strip, lines):
+            if line:
+                blocks[-1].append(line)
+            else:
+                blocks.append([])
     tasks: dict[str, Task] = {}
     for number, block in enumerate((block for block in blocks if block), 1):
         steps = tuple(step.strip() for step in block[4].split(",")) if len(block) == 5 else ()

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from pipeline.datasets.files import read_cells
-from pipeline.datasets.generic import captions_of
+from pipeline.datasets.files import open_text, read_cells
+from pipeline.datasets.generic import captions_of, rank_of
 from pipeline.datasets.jsonfile import LargeObject
 from pipeline.errors import InputError
 from pipeline.types import Caption, Video
@@ -31,7 +31,7 @@ def read_howto100m(table: Path | str, captions: LargeObject | None = None) -> It
     table = Path(table)
     if not table.is_file():
         raise InputError(f"there is no list {table}; HowTo100M_v1.csv is in the HowTo100M.zip of the authors")
-    with table.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
+    with open_text(table) as lines:
         reader = csv.DictReader(lines)
         missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
         if missing:
@@ -75,9 +75,9 @@ def task_ids(wanted: Sequence[str], titles: Mapping[str, str]) -> list[str]:
 
 def _rank(text: str, table: Path, line: int) -> int | None:
     try:
-        return int(text) if text else None
-    except ValueError:
-        raise InputError(f"{table}: line {line}: the rank {text!r} is not a number") from None
+        return rank_of(text)
+    except ValueError as error:
+        raise InputError(f"{table}: line {line}: {error}") from None
 
 
 def _captions(captions: LargeObject | None, video_id: str) -> list[Caption] | None:

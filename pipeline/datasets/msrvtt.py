@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.datasets.files import existing, read_json
+from pipeline.datasets.files import existing, open_text, read_json
 from pipeline.datasets.generic import delimiter_of, read_table
 from pipeline.errors import InputError
 from pipeline.types import Caption, Video
@@ -67,7 +67,7 @@ def _split(name: str, official: str, tested: dict[str, str] | None, trained: set
 def _tested(path: Path | str) -> dict[str, str]:
     """The sentence of each clip of the 1k-A test."""
     path = existing(path, "the 1k-A split of JSFusion (MSRVTT_JSFUSION_test.csv)")
-    with path.open(encoding="utf-8-sig", newline="") as lines:
+    with open_text(path) as lines:
         header = lines.readline()
         lines.seek(0)
         rows = list(csv.DictReader(lines, delimiter=delimiter_of(header)))

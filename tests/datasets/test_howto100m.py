@@ -46,7 +46,10 @@ def test_without_captions_and_with_wrong_files(tmp_path):
     with pytest.raises(InputError, match="category_2, rank, task_id are missing"):
         list(read_howto100m(table))
     table.write_text("video_id,category_1,category_2,rank,task_id\nabc,Food,,first,9\n")
-    with pytest.raises(InputError, match="line 2: the rank 'first'"):
+    with pytest.raises(InputError, match="line 2: the rank 'first' is not a number"):
+        list(read_howto100m(table))
+    table.write_text("video_id,category_1,category_2,rank,task_id\nabc,Food,,99999999999,9\n")
+    with pytest.raises(InputError, match="line 2: the rank '99999999999' is not a whole number of 32 bits"):
         list(read_howto100m(table))
     table.write_text("video_id,category_1,category_2,rank,task_id\nabc,Food,,1,9\n")
     (tmp_path / "c.json").write_text('{"abc": {"start": [1], "end": [], "text": []}}')
