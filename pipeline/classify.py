@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     replace_file(out, lambda part: part.write_text(json.dumps(result, indent=2) + "\n"))
     _show(result)
     console.print(
-        f"classify: {len(classes):,} videos of {len(names)} classes, {checkpoint.name} → {out}", soft_wrap=True
+        f"classify: {counted(len(classes), 'video')} of {len(names)} classes, {checkpoint.name} → {out}", soft_wrap=True
     )
 
 

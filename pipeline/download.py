@@ -38,6 +38,7 @@ from pipeline.cli import console, interruptible, parse_with_recipe, positive_int
 from pipeline.config import DownloadSettings, Recipe
 from pipeline.datasets.table import Manifest
 from pipeline.errors import InputError
+from pipeline.wording import none_of
 
 if TYPE_CHECKING:
     from pipeline.acquire.client import Downloader
@@ -136,7 +137,7 @@ def run(arguments: argparse.Namespace, recipe: Recipe) -> None:
         _say(session)
     if session.got_nothing:
         raise InputError(
-            f"none of the {session.tally.settled:,} videos could be had: python -m pipeline.status "
+            f"{none_of(session.tally.settled, 'video')} could be had: python -m pipeline.status "
             f"{arguments.manifest} says why"
         )
 

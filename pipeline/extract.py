@@ -37,6 +37,7 @@ from pipeline.shards.recovery import completed_ids, seal_leftovers, wait_for_wri
 from pipeline.shards.remote import Destination, upload
 from pipeline.text.vocabulary import build_vocabulary, check_kind
 from pipeline.text.words import WordVectors
+from pipeline.wording import none_of
 
 COMMON_WORDS = 200_000
 """Words that get a vector although no caption of the manifest has them, where captions come with the videos."""
@@ -136,8 +137,8 @@ def run(arguments: argparse.Namespace, recipe: Recipe) -> None:
         console.print(f"extract: {tally.describe()}, {before}{there}; {speed}; shards in {folder}", soft_wrap=True)
     if tally.settled and not tally.counts["done"] and not done:
         raise InputError(
-            f"none of the {tally.settled:,} videos could be extracted: python -m pipeline.status {arguments.manifest} "
-            "says why"
+            f"{none_of(tally.settled, 'video')} could be extracted: "
+            f"python -m pipeline.status {arguments.manifest} says why"
         )
 
 

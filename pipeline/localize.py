@@ -24,6 +24,7 @@ from pipeline.cli import console, progress_bar, run_verb, verb_parser
 from pipeline.config import Recipe
 from pipeline.errors import InputError
 from pipeline.training.arguments import add_model_arguments
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from pipeline.benchmarks.steps import Task, VideoSteps
@@ -83,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     page = _page(result, scored, recipe)
     replace_file(out.with_suffix(".html"), lambda part: part.write_text(page))
     _show(result)
-    console.print(f"localize: {len(videos):,} videos, {checkpoint.name} → {out}", soft_wrap=True)
+    console.print(f"localize: {counted(len(videos), 'video')}, {checkpoint.name} → {out}", soft_wrap=True)
 
 
 def _chosen(

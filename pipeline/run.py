@@ -29,6 +29,7 @@ from pipeline.shards import extraction
 from pipeline.shards.recovery import seal_leftovers
 from pipeline.shards.relay import Relay
 from pipeline.shards.remote import Destination
+from pipeline.wording import none_of
 
 COPIES = 2.05
 """Pictures and sound may come as two files that are put together into a third, whose container costs a little."""
@@ -89,8 +90,8 @@ def run(arguments: argparse.Namespace, recipe: Recipe) -> None:
             console.print(line, markup=False, soft_wrap=True)
     if relay.got_nothing:
         raise InputError(
-            f"none of the {relay.settled:,} videos came into a shard: python -m pipeline.status {arguments.manifest} "
-            "says why"
+            f"{none_of(relay.settled, 'video')} came into a shard: "
+            f"python -m pipeline.status {arguments.manifest} says why"
         )
 
 

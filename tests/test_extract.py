@@ -206,7 +206,7 @@ def test_when_nothing_could_be_extracted_the_command_fails(tmp_path: Path) -> No
     process = place.start(workers=1)
     said = " ".join(process.communicate(timeout=100)[1].split())
     assert process.returncode == 2
-    assert "none of the 1 videos could be extracted: python -m pipeline.status" in said
+    assert "no video could be extracted: python -m pipeline.status" in said
     assert place.failures() == {"broken": "corrupt"}
 
 

@@ -44,9 +44,9 @@ def test_each_condition_and_all_of_them(table, tmp_path):
         (["--task", "77"], r"--task 77: .* There are 0, 1, 2, .*, 9"),
         (
             ["--category", "Cars", "--split", "test"],
-            "none of the list's 100 videos meets all of --category Cars, --s",
+            "none of the 100 videos of the list meets all of --category Cars, --s",
         ),
-        (["--rank", "-1"], "none of the list's 100 videos meets --rank -1: ask for less"),
+        (["--rank", "-1"], "none of the 100 videos of the list meets --rank -1: ask for less"),
     ],
 )
 def test_what_no_video_has_is_named_with_what_there_is(table, options, message):
