@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,9 +112,10 @@ def _from_pickles(arguments: argparse.Namespace) -> None:
     keys: dict[Modality, str | None] = {"2d": arguments.key_2d, "3d": arguments.key_3d}
 
     def clips(refused: Callable[[str], None]) -> Iterator[Foreign]:
+        seen = Counter[str]()
         for place, (split, path) in enumerate(files):
             visual = features[place][1] if features else None
-            yield from read_clips(path, split, arguments.complete, refused, visual, keys)
+            yield from read_clips(path, split, arguments.complete, refused, visual, keys, seen)
 
     texts = [text for clip in clips(lambda message: None) for text in clip.texts]
     words = _words(arguments, iter(texts))

@@ -15,6 +15,7 @@ from pipeline.shards.decoding import decode_batch
 from pipeline.shards.evaluation import evaluation_clips
 from pipeline.shards.reader import ShardSet
 from pipeline.shards.verify import verify
+from pipeline.shards.writer import ShardWriter
 from pipeline.text.words import WordVectors
 from tests.shards.samples import make_sample, video_tokens, write_shards
 
@@ -321,6 +322,38 @@ def test_clips_without_ids_of_several_files_do_not_get_the_same(tmp_path, capsys
         "test-clips-0", "test-clips-1", "test-more_clips_of_a_very_long_name__for-0",
         "test-more_clips_of_a_very_long_name__for-1", "train-clips-0", "train-clips-1",
     ]  # fmt: skip
+
+
+def test_a_conversion_of_clips_that_was_stopped_goes_on_with_the_same_ids(tmp_path, monkeypatch):
+    ids = [["v", None, "v", None], ["v", None, None]]
+    files = []
+    for place, names in enumerate(ids):
+        path = tmp_path / str(place) / "clips.pkl"
+        path.parent.mkdir()
+        path.write_bytes(
+            pickle.dumps([{"id": name, "2d": np.full((2, 5), n), "caption": "flip"} for n, name in enumerate(names)])
+        )
+        files.append(f"test={path}")
+    command = ["pkl", *files, *WORDS, "--shards"]
+    main([*command, str(tmp_path / "set")])
+    whole = {name: ShardSet(tmp_path / "set").read(name).arrays["2d"][0, 0] for name in ShardSet(tmp_path / "set").ids}
+    assert whole == {
+        "v": 0, "test-clips-1": 1, "v.1": 2, "test-clips-3": 3, "v.2": 0, "test-clips-1.1": 1, "test-clips-2": 2,
+    }  # fmt: skip
+    add = ShardWriter.add
+    for stopped in range(len(whole)):
+
+        def stop(writer, sample, left=iter(range(stopped))):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            add(writer, sample)
+
+        folder = tmp_path / f"stopped-{stopped}" / "set"
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(ShardWriter, "add", stop)
+            main([*command, str(folder)])
+        main([*command, str(folder)])
+        assert {name: ShardSet(folder).read(name).arrays["2d"][0, 0] for name in ShardSet(folder).ids} == whole
 
 
 def test_features_of_other_clips_are_refused(tmp_path):

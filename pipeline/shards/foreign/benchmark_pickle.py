@@ -42,12 +42,14 @@ def read_clips(
     refused: Callable[[str], None] = lambda message: None,
     features: Path | None = None,
     keys: Mapping[Modality, str | None] | None = None,
+    seen: Counter[str] | None = None,
 ) -> Iterator[Foreign]:
     """The clips of a file, in its order; each becomes a video of its own.
 
     Where there are several texts, a ``test`` split takes ``eval_caption`` and any other all of ``caption``. An id that
     comes again (YouCook2's are those of videos) gets its number behind a dot. Clips without one are called after the
-    split, the file and their place in it, so that those of several files can be in the same shards.
+    split, the file and their place in it, so that those of several files can be in the same shards. Ids follow from
+    the files and their order alone: a conversion that goes on gives the same.
 
     Args:
         path: the ``.pkl`` file.
@@ -57,6 +59,7 @@ def read_clips(
         features: a file of the same clips in the same order whose 2D and 3D features are taken instead; the first file
             still says which clips are complete.
         keys: what features are called, by modality; None: as above.
+        seen: how often an id came in the files before this one; those of this one are added. None: there is none.
 
     Raises:
         InputError: a file is not there, holds what a pickle should not, is no such list, has other clips, or has
@@ -69,7 +72,7 @@ def read_clips(
     if features is not None:
         _check_same_clips(entries, visual, path, features)
         lacking = [{*first, *second} for first, second in zip(_lacking(entries, _KEYS, path), lacking, strict=True)]
-    seen: Counter[str] = Counter()
+    seen = Counter() if seen is None else seen
     for place, entry in enumerate(entries):
         video_id = _id_or_place(entry, place, split, path)
         seen[video_id] += 1
