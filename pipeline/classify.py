@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.benchmarks.windows import Embedder
+    from pipeline.shards.left_out import LeftOut
     from pipeline.shards.reader import ShardSet
     from pipeline.text.vocabulary import Vocabulary
 
@@ -48,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="default: classes.json in the run's folder")
     arguments, overrides = parser.parse_known_args(argv)
 
+    from pipeline.shards.left_out import LeftOut
     from pipeline.shards.reader import ShardSet
     from pipeline.training.checkpoint import replace_file
     from pipeline.training.runs import best_checkpoint, note_stand_ins, read_recipe
@@ -55,31 +57,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     recipe = read_recipe(arguments.run, arguments.recipe, overrides)
     note_stand_ins(recipe, arguments.shards)
     checkpoint = arguments.checkpoint or best_checkpoint(arguments.run)
-    shards = ShardSet(arguments.shards)
-    classes = _classes(shards, arguments.split, arguments.category)
-    figures = _measure(shards, recipe, checkpoint, classes)
-    names = sorted(set(classes.values()))
-    result = {**figures, "videos": len(classes), "classes": names, "recipe": recipe.name, "seeded": recipe.seeded,
-              "checkpoint": checkpoint.name}  # fmt: skip
+    shards, left_out = ShardSet(arguments.shards), LeftOut(recipe.clips)
+    classes = _classes(shards, arguments.split, arguments.category, left_out)
+    result = {**_measure(shards, recipe, checkpoint, classes, left_out), "left_out": len(left_out.messages),
+              "recipe": recipe.name, "seeded": recipe.seeded, "checkpoint": checkpoint.name}  # fmt: skip
+    for message in left_out.messages:
+        warn(f"left out: {message}")
     out = arguments.out or arguments.run / "classes.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_file(out, lambda part: part.write_text(json.dumps(result, indent=2) + "\n"))
     _show(result)
-    console.print(
-        f"classify: {counted(len(classes), 'video')} of {len(names)} classes, {checkpoint.name} → {out}", soft_wrap=True
-    )
+    count = f"{counted(result['videos'], 'video')}{left_out.note()} of {len(result['classes'])} classes"
+    console.print(f"classify: {count}, {checkpoint.name} → {out}", soft_wrap=True)
 
 
-def _classes(shards: ShardSet, split: str | None, category: int) -> dict[int, str]:
+def _classes(shards: ShardSet, split: str | None, category: int, left_out: LeftOut) -> dict[int, str]:
     """The class of each video that has one, by its number in the shards."""
-    samples = ((number, shards.read(video_id, arrays=False)) for number, video_id in enumerate(shards.ids))
-    classes = {
-        number: name
-        for number, sample in samples
-        if (name := sample.category_1 if category == 1 else sample.category_2) is not None
-        and (split is None or sample.split == split)
-    }
+    classes: dict[int, str] = {}
+    splits = shards.table["split"].to_pylist()
+    for number, video_id in enumerate(shards.ids):
+        if split not in (None, splits[number]):
+            continue
+        with left_out.allowed():
+            sample = shards.read(video_id, arrays=False)
+            name = sample.category_1 if category == 1 else sample.category_2
+            if name is not None:
+                classes[number] = name
     if len(set(classes.values())) < 2:
+        left_out.some(classes)
         which = "" if split is None else f" in split {split}"
         raise InputError(
             f"{shards.folder}: fewer than two classes{which}; a video's class is category_{category} in its manifest"
@@ -87,8 +92,12 @@ def _classes(shards: ShardSet, split: str | None, category: int) -> dict[int, st
     return classes
 
 
-def _measure(shards: ShardSet, recipe: Recipe, checkpoint: Path, classes: dict[int, str]) -> dict[str, float]:
+def _measure(
+    shards: ShardSet, recipe: Recipe, checkpoint: Path, classes: dict[int, str], left_out: LeftOut
+) -> dict[str, Any]:
+    """Figures, and of how many videos and which classes they are: those of which a video can be read."""
     import numpy as np
+    import torch
 
     from pipeline.benchmarks.classes import class_text, cluster_figures, zero_shot_accuracy
     from pipeline.benchmarks.strategies import evaluation_sizes
@@ -98,49 +107,52 @@ def _measure(shards: ShardSet, recipe: Recipe, checkpoint: Path, classes: dict[i
     from pipeline.training.runs import load_trained, words_for
 
     model_settings, clip_settings = evaluation_sizes(recipe)
-    names = sorted(set(classes.values()))
-    texts = [class_text(name) for name in names]
-    words = words_for(texts, shards.folder, recipe.extract.words)
-    _note_alike(names, texts, words)
+    text_of = {name: class_text(name) for name in sorted(set(classes.values()))}
+    words = words_for(list(text_of.values()), shards.folder, recipe.extract.words)
+    _note_alike(text_of, words)
     trained = load_trained(model_settings, checkpoint, shards.folder, words)
     reader = ClipReader(shards, clip_settings)
     embedder = Embedder(trained.model, trained.prepare, reader, trained.words, recipe.evaluate.batch_clips)
-    named = embedder.texts(texts)
-    videos = _embed(embedder, shards, list(classes))
-    labels = np.array([names.index(name) for name in classes.values()])
+    embedded = _embed(embedder, shards, list(classes), left_out)
+    left_out.some(embedded)
+    names = sorted({classes[number] for number in embedded})
+    videos, labels = torch.cat(list(embedded.values())), np.array([names.index(classes[number]) for number in embedded])
+    named = embedder.texts([text_of[name] for name in names])
     clusters, _ = kmeans(videos, first_centroids(videos, len(names)))
     return {
         **zero_shot_accuracy(embedder.similarity(videos, named), labels),
         "chance": 100 / len(names),
         **cluster_figures(clusters.cpu().numpy(), labels),
+        "videos": len(videos),
+        "classes": names,
     }
 
 
-def _note_alike(names: list[str], texts: list[str], words: Vocabulary) -> None:
+def _note_alike(text_of: dict[str, str], words: Vocabulary) -> None:
     """Says which classes are the same to the model, since no word that tells them apart has a vector."""
     alike: dict[bytes, list[str]] = {}
-    for name, text in zip(names, texts, strict=True):
+    for name, text in text_of.items():
         alike.setdefault(words.ids(text).tobytes(), []).append(name)
     for same in alike.values():
         if len(same) > 1:
             warn(f"the words that tell {', '.join(same)} apart have no vectors: to the model they are one class")
 
 
-def _embed(embedder: Embedder, shards: ShardSet, numbers: list[int]) -> Tensor:
+def _embed(embedder: Embedder, shards: ShardSet, numbers: list[int], left_out: LeftOut) -> dict[int, Tensor]:
     """What is seen of each video as one window from its beginning, as far as the recipe's evaluation looks."""
     import numpy as np
-    import torch
 
     from pipeline.benchmarks.windows import SIGHT
     from pipeline.shards.clips import windows
 
-    embedded = []
+    embedded: dict[int, Tensor] = {}
     with progress_bar() as progress:
         for number in progress.track(numbers, description="classify"):
-            embedder.reader.check(number, shards.ids[number])
-            whole = windows([0], [0], np.maximum(embedder.reader.seconds(np.array([number])), 1))
-            embedded.append(embedder.windows(number, whole, SIGHT))
-    return torch.cat(embedded)
+            with left_out.allowed():
+                embedder.reader.check(number, shards.ids[number])
+                whole = windows([0], [0], np.maximum(embedder.reader.seconds(np.array([number])), 1))
+                embedded[number] = embedder.windows(number, whole, SIGHT)
+    return embedded
 
 
 def figures_of(result: dict[str, Any]) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import Progress
 from rich.table import Table
 
-from pipeline.cli import console, progress_bar, run_verb, verb_parser
+from pipeline.cli import console, progress_bar, run_verb, verb_parser, warn
 from pipeline.config import Recipe
 from pipeline.errors import InputError
 from pipeline.training.arguments import add_model_arguments
@@ -28,6 +28,7 @@ from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from pipeline.benchmarks.steps import Task, VideoSteps
+    from pipeline.shards.left_out import LeftOut
     from pipeline.shards.reader import ShardSet
     from pipeline.types import Caption
 
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from pipeline.benchmarks.steps import cooking_or_other, localisation_figures
     from pipeline.datasets.crosstask import read_tasks
+    from pipeline.shards.left_out import LeftOut
     from pipeline.shards.reader import ShardSet
     from pipeline.training.checkpoint import replace_file
     from pipeline.training.runs import best_checkpoint, note_stand_ins, read_recipe
@@ -60,10 +62,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         recipe.evaluate.step_radius = arguments.radius
     tasks = None if arguments.tasks is None else read_tasks(arguments.tasks)
     checkpoint = arguments.checkpoint or best_checkpoint(arguments.run)
-    shards = ShardSet(arguments.shards)
-    chosen = _chosen(shards, tasks, arguments.split)
+    shards, left_out = ShardSet(arguments.shards), LeftOut(recipe.clips)
+    chosen = _chosen(shards, tasks, arguments.split, left_out)
     with progress_bar() as progress:
-        scored = list(_scored(shards, chosen, tasks is None, recipe, checkpoint, progress)) if chosen else []
+        scored = list(_scored(shards, chosen, tasks is None, recipe, checkpoint, left_out, progress)) if chosen else []
+    for message in left_out.messages:
+        warn(f"left out: {message}")
+    left_out.some(scored)
     if not any(video.truth.any() for video, _ in scored):
         which = "" if arguments.split is None else f" in split {arguments.split}"
         what = "any caption" if tasks is None else "a caption that is a step of one of these tasks"
@@ -73,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     result: dict[str, Any] = {
         **localisation_figures(videos, groups), "recipe": recipe.name, "seeded": recipe.seeded,
         "checkpoint": checkpoint.name, "radius": recipe.evaluate.step_radius, "sound": recipe.evaluate.step_sound,
-        "videos": len(videos),
+        "videos": len(videos), "left_out": len(left_out.messages),
     }  # fmt: skip
     titles = {task.task_id: task.title for _, task in scored}
     for task_id, figures in result["tasks"].items():
@@ -84,29 +89,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     page = _page(result, scored, recipe)
     replace_file(out.with_suffix(".html"), lambda part: part.write_text(page))
     _show(result)
-    console.print(f"localize: {counted(len(videos), 'video')}, {checkpoint.name} → {out}", soft_wrap=True)
+    console.print(
+        f"localize: {counted(len(videos), 'video')}{left_out.note()}, {checkpoint.name} → {out}", soft_wrap=True
+    )
 
 
 def _chosen(
-    shards: ShardSet, tasks: dict[str, Task] | None, split: str | None
+    shards: ShardSet, tasks: dict[str, Task] | None, split: str | None, left_out: LeftOut
 ) -> list[tuple[int, Sequence[Caption], Task]]:
     """The videos of the tasks, as the shards count, with their annotation; without tasks, all that have captions."""
     from pipeline.benchmarks.steps import own_steps
 
     chosen: list[tuple[int, Sequence[Caption], Task]] = []
+    splits = shards.table["split"].to_pylist()
     for number, video_id in enumerate(shards.ids):
-        sample = shards.read(video_id, arrays=False)
-        if not sample.captions or (split is not None and sample.split != split):
+        if split not in (None, splits[number]):
             continue
-        task = own_steps(video_id, sample.captions) if tasks is None else tasks.get(sample.task_id or "")
-        if task is not None:
-            chosen.append((number, sample.captions, task))
+        with left_out.allowed():
+            sample = shards.read(video_id, arrays=False)
+            task = own_steps(video_id, sample.captions) if tasks is None else tasks.get(sample.task_id or "")
+            if sample.captions and task is not None:
+                chosen.append((number, sample.captions, task))
     return chosen
 
 
 def _scored(
     shards: ShardSet, chosen: Sequence[tuple[int, Sequence[Caption], Task]], own: bool, recipe: Recipe,
-    checkpoint: Path, progress: Progress,
+    checkpoint: Path, left_out: LeftOut, progress: Progress,
 ) -> Iterator[tuple[VideoSteps, Task]]:  # fmt: skip
     """The chosen videos with their scores; ``own``: their steps are their own segments."""
     from pipeline.benchmarks.steps import VideoSteps, log_shares, own_truth, step_truth
@@ -124,13 +133,14 @@ def _scored(
     )
     around = recipe.evaluate.step_radius, recipe.evaluate.step_sound
     for number, captions, task in progress.track(chosen, description="localize"):
-        embedder.reader.check(number, shards.ids[number])
-        scores = second_scores(embedder, number, task, *around)
-        if own:
-            scores, truth = log_shares(scores), own_truth(captions, len(scores))
-        else:
-            truth = step_truth(captions, task.steps, len(scores))
-        yield VideoSteps(shards.ids[number], task.task_id, scores, truth), task
+        with left_out.allowed():
+            embedder.reader.check(number, shards.ids[number])
+            scores = second_scores(embedder, number, task, *around)
+            if own:
+                scores, truth = log_shares(scores), own_truth(captions, len(scores))
+            else:
+                truth = step_truth(captions, task.steps, len(scores))
+            yield VideoSteps(shards.ids[number], task.task_id, scores, truth), task
 
 
 def figures_of(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 from pipeline import classify, train
 from pipeline.errors import InputError
 from pipeline.shards.files import ShardError
+from pipeline.shards.reader import ShardSet
 from pipeline.text.words import WordVectors
-from tests.shards.mending import copy_with_a_flipped_feature
+from tests.shards.mending import copy_with_a_flipped_feature, flip
 from tests.shards.samples import make_sample, write_shards
 from tests.tiny_run import MCN, write_recipe, write_tiny_shards
 
@@ -91,10 +93,35 @@ def test_classes_that_no_known_word_tells_apart_are_named(
     assert json.loads((tmp_path / "run" / "classes.json").read_text())["classes"] == ["flip yo", "flip yoyo", "pour"]
 
 
-def test_a_damaged_video_gives_no_figures(folder: Path, tmp_path: Path) -> None:
+def test_a_damaged_video_gives_no_figures_or_is_left_out(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run, damaged = str(tmp_path / "run"), tmp_path / "damaged"
     recipe = str(write_recipe(tmp_path))
     train.main(["--recipe", recipe, "--shards", str(folder / "shards"), "--run", run, "--train.steps", "1"])
     video_id = copy_with_a_flipped_feature(folder / "ucf", damaged)
     with pytest.raises(ShardError, match=f"the checksum of {video_id} is wrong"):
         classify.main(["--run", run, "--shards", str(damaged)])
+    classify.main(["--run", run, "--shards", str(damaged), "--clips.damaged", "skip"])
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"the checksum of {video_id} is wrong" in told and "11 videos (1 damaged left out) of 3 classes" in told
+    result = json.loads((tmp_path / "run" / "classes.json").read_text())
+    assert (result["videos"], result["left_out"]) == (11, 1)
+
+
+def test_damaged_videos_take_their_classes_with_them(folder: Path, tmp_path: Path) -> None:
+    run, damaged = str(tmp_path / "run"), tmp_path / "damaged"
+    recipe = str(write_recipe(tmp_path))
+    train.main(["--recipe", recipe, "--shards", str(folder / "shards"), "--run", run, "--train.steps", "1"])
+    shutil.copytree(folder / "ucf", damaged)
+    rows = ShardSet(damaged).table.to_pylist()
+    for row in rows[:4]:  # one class: what its videos are is not even to be read
+        flip(damaged / "set-w0-000000.tar", row["json_offset"])
+    skip = ["--run", run, "--shards", str(damaged), "--clips.damaged", "skip"]
+    classify.main(skip)
+    result = json.loads((tmp_path / "run" / "classes.json").read_text())
+    assert (result["videos"], result["left_out"], result["classes"]) == (8, 4, ["First", "flip_it"])
+    for row in rows[4:]:
+        flip(damaged / "set-w0-000000.tar", row["2d_offset"])
+    with pytest.raises(ShardError, match=r"all videos are damaged: .*set-w0-000000\.tar"):
+        classify.main(skip)

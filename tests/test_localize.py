@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from pipeline.shards.files import ShardError
 from pipeline.shards.reader import ShardSet
 from pipeline.text.words import WordVectors
 from pipeline.types import Caption
-from tests.shards.mending import copy_with_a_flipped_feature
+from tests.shards.mending import copy_with_a_flipped_feature, flip
 from tests.shards.samples import WORDS, make_sample, word_ids, write_shards
 from tests.tiny_run import MCN, write_recipe, write_tiny_shards
 
@@ -135,10 +136,30 @@ def test_shards_without_these_tasks_are_refused(folder: Path, tmp_path: Path) ->
         localize.main([*arguments(folder, run)[:-2], "--split", "nosuch"])
 
 
-def test_a_damaged_video_gives_no_figures(folder: Path, tmp_path: Path) -> None:
+def test_a_damaged_video_gives_no_figures_or_is_left_out(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run, damaged = str(tmp_path / "run"), tmp_path / "damaged"
     recipe = str(write_recipe(tmp_path))
     train.main(["--recipe", recipe, "--shards", str(folder / "shards"), "--run", run, "--train.steps", "1"])
     video_id = copy_with_a_flipped_feature(folder / "crosstask", damaged)
     with pytest.raises(ShardError, match=f"the checksum of {video_id} is wrong"):
         localize.main(["--run", run, "--shards", str(damaged)])
+    localize.main(["--run", run, "--shards", str(damaged), "--clips.damaged", "skip"])
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"the checksum of {video_id} is wrong" in told and "localize: 2 videos (1 damaged left out)" in told
+    result = json.loads((tmp_path / "run" / "localization.json").read_text())
+    assert (result["videos"], result["left_out"]) == (2, 1)
+
+
+def test_videos_of_other_splits_may_be_damaged_and_not_all_of_this_one(folder: Path, tmp_path: Path) -> None:
+    run, damaged = str(tmp_path / "run"), tmp_path / "damaged"
+    recipe = str(write_recipe(tmp_path))
+    train.main(["--recipe", recipe, "--shards", str(folder / "shards"), "--run", run, "--train.steps", "1"])
+    shutil.copytree(folder / "crosstask", damaged)
+    for row in ShardSet(damaged).table.to_pylist():
+        flip(damaged / "set-w0-000000.tar", row["json_offset"])
+    with pytest.raises(ShardError, match=r"all videos are damaged: .*set-w0-000000\.tar"):
+        localize.main(["--run", run, "--shards", str(damaged), "--clips.damaged", "skip"])
+    with pytest.raises(InputError, match="no video with any caption in split test"):
+        localize.main(["--run", run, "--shards", str(damaged), "--split", "test"])
