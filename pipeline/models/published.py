@@ -31,7 +31,7 @@ _CHOICES = {
 
 
 def load_published(source: str | Path | Mapping[str, Tensor], **hyperparameters: Any) -> Network:
-    """A ready network, in eval mode, from a released checkpoint.
+    """A ready network, in eval mode and float32, from a released checkpoint, of whatever precision its weights are.
 
     Sizes and kinds are read from the weights' names and shapes. What these don't tell (attention heads, how audio is
     pooled) comes from the keywords, else from the recipe that a checkpoint of this package's training holds, else from
@@ -64,7 +64,10 @@ def load_published(source: str | Path | Mapping[str, Tensor], **hyperparameters:
             "and config.yaml beside it its own?"
         ) from None
     _check_layout(model, weights, where)
-    model.load_state_dict({name: value.detach().clone() for name, value in weights.items()}, strict=True, assign=True)
+    # weights that were saved in halves, to take less of a disk, would not go together with a batch in float32
+    own_types = {name: value.dtype for name, value in model.state_dict().items()}
+    copies = {name: value.detach().to(own_types[name], copy=True) for name, value in weights.items()}
+    model.load_state_dict(copies, strict=True, assign=True)
     return model.eval()
 
 

@@ -135,6 +135,26 @@ def test_the_loaded_network_shares_nothing_with_the_callers_weights():
     assert torch.equal(weights["fusion.masking_token"], before)
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("which", ["", "proj.fc.weight"])
+def test_weights_of_any_precision_run_in_float32(kind, which):
+    model = build_model(ModelSettings(**TINY))
+    weights = {
+        name: value.to(kind) if name.endswith(which) and value.is_floating_point() else value
+        for name, value in model.state_dict().items()
+    }
+    loaded = load_published(weights, heads=2)
+    assert {name: value.dtype for name, value in loaded.state_dict().items()} == {
+        name: value.dtype for name, value in model.state_dict().items()
+    }
+    model.load_state_dict(weights)
+    batch = {"text": torch.rand(2, 3, 5), "text_mask": torch.ones(2, 3), "video": torch.rand(2, 3, 6)}
+    batch |= {"video_mask": torch.ones(2, 3), "audio": torch.rand(2, 40, 32), "audio_mask": torch.ones(2, 32)}
+    batch["audio_nframes"] = torch.full((2,), 32.0)
+    with torch.no_grad():
+        assert torch.equal(loaded(batch)["va_embed"], model.eval()(batch)["va_embed"])
+
+
 def test_keywords_under_the_programs_names():
     weights = build_model(ModelSettings(**TINY)).state_dict()
     ours = load_published(weights, heads=2, max_audio_tokens=6, audio_pooling="max_pool")
