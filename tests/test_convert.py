@@ -324,6 +324,18 @@ def test_clips_without_ids_of_several_files_do_not_get_the_same(tmp_path, capsys
     ]  # fmt: skip
 
 
+def stopping_after(samples):
+    """A writer's ``add`` that is interrupted once so many samples are there."""
+    add, left = ShardWriter.add, iter(range(samples))
+
+    def stop(writer, sample):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        add(writer, sample)
+
+    return stop
+
+
 def test_a_conversion_of_clips_that_was_stopped_goes_on_with_the_same_ids(tmp_path, monkeypatch):
     ids = [["v", None, "v", None], ["v", None, None]]
     files = []
@@ -340,17 +352,10 @@ def test_a_conversion_of_clips_that_was_stopped_goes_on_with_the_same_ids(tmp_pa
     assert whole == {
         "v": 0, "test-clips-1": 1, "v.1": 2, "test-clips-3": 3, "v.2": 0, "test-clips-1.1": 1, "test-clips-2": 2,
     }  # fmt: skip
-    add = ShardWriter.add
     for stopped in range(len(whole)):
-
-        def stop(writer, sample, left=iter(range(stopped))):
-            if next(left, None) is None:
-                raise KeyboardInterrupt
-            add(writer, sample)
-
         folder = tmp_path / f"stopped-{stopped}" / "set"
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(ShardWriter, "add", stop)
+            patch.setattr(ShardWriter, "add", stopping_after(stopped))
             main([*command, str(folder)])
         main([*command, str(folder)])
         assert {name: ShardSet(folder).read(name).arrays["2d"][0, 0] for name in ShardSet(folder).ids} == whole
