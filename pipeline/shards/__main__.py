@@ -171,7 +171,7 @@ def _changes(arguments: argparse.Namespace) -> Repacking:
     if arguments.videos is not None:
         if not arguments.videos.is_file():
             raise InputError(f"{arguments.videos}: there is no such list of videos")
-        videos = arguments.videos.read_text().split()
+        videos = arguments.videos.read_text(encoding="utf-8-sig", errors="replace").split()
     changes = Repacking(
         shard_bytes=arguments.shard_bytes,
         order=arguments.order,

@@ -1,4 +1,4 @@
-"""What the shards of a folder were made with, beside them as ``extract.yaml``."""
+"""What the shards of a folder were made with, beside them as ``extract.yaml``, or ``repack.yaml``."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ def claim_folder(folder: Path, recipe: Recipe) -> None:
     fingerprint = recipe.extract.fingerprint()
     if before is None or not any(folder.glob("*.tar*")):
         values = {"fingerprint": fingerprint, "recipe": recipe.name, "seeded": recipe.seeded, **asdict(recipe.extract)}
-        beside = folder / f"extract.yaml.tmp{os.getpid()}"
-        beside.write_text(yaml.safe_dump(values, sort_keys=False))
-        beside.replace(folder / "extract.yaml")
+        _write(folder / "extract.yaml", values)
     elif before["fingerprint"] != fingerprint:
         raise InputError(
             f"{folder} holds shards of other settings ({folder / 'extract.yaml'}); give another folder with --shards, "
@@ -36,5 +34,41 @@ def claim_folder(folder: Path, recipe: Recipe) -> None:
 
 def read_provenance(folder: Path) -> dict[str, Any] | None:
     """What :func:`claim_folder` wrote: ``fingerprint``, ``recipe``, ``seeded`` and the settings; None: nothing."""
-    path = folder / "extract.yaml"
+    return _read(folder / "extract.yaml")
+
+
+def claim_repacking(folder: Path, options: dict[str, Any], begun: bool) -> None:
+    """Remembers the options that a folder's shards are repacked with, and refuses to go on with others.
+
+    Args:
+        folder: the new shards'.
+        options: what decides about samples and their order; values that YAML can hold.
+        begun: whether there are samples already.
+
+    Raises:
+        InputError: these were repacked with other options.
+    """
+    path = folder / "repack.yaml"
+    before = _read(path) if begun else None
+    for name, value in options.items():
+        if before is not None and before.get(name) != value:
+            raise InputError(
+                f"{path}: these shards were begun with {name} {_shown(before.get(name))} and not with {_shown(value)}; "
+                "give what they were begun with, or another folder"
+            )
+    _write(path, options)
+
+
+def _shown(value: Any) -> str:
+    pairs = [f"{key}={one}" for key, one in value.items()] if isinstance(value, dict) else value
+    return (" ".join(pairs) if isinstance(pairs, list) else str(pairs or "")) or "(none)"
+
+
+def _read(path: Path) -> dict[str, Any] | None:
     return dict(yaml.safe_load(path.read_text())) if path.exists() else None
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    beside = path.with_name(f"{path.name}.tmp{os.getpid()}")
+    beside.write_text(yaml.safe_dump(values, sort_keys=False))
+    beside.replace(path)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from filecmp import cmp
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.shards.files import stems
+from pipeline.shards.provenance import claim_repacking
 from pipeline.shards.reader import ShardSet
 from pipeline.shards.sample import Sample, to_8bit, to_decibels
 from pipeline.shards.writer import ShardWriter
 from pipeline.types import Modality
+from pipeline.wording import counted
 
 _BESIDE = ("words.parquet", "extract.yaml")
 
@@ -51,11 +54,12 @@ class Repacked:
 def repack(source: ShardSet, folder: Path, changes: Repacking, progress: Callable[[], None] = lambda: None) -> Repacked:
     """Writes samples of ``source`` into ``folder``; started again after it was stopped, it goes on.
 
-    Each sample is compared with its checksum when it is read. ``words.parquet`` and ``extract.yaml`` are copied.
+    Each sample is compared with its checksum when it is read. ``words.parquet`` and ``extract.yaml`` are copied, and
+    ``repack.yaml`` says what was changed.
 
     Raises:
         InputError: a wanted video is not there, none is of the wanted split, the target is the source, or it holds
-            shards of other words or settings.
+            shards of other words or settings, or was begun with other changes or from another source.
         ShardError: a sample is damaged.
     """
     if folder.resolve() == source.folder.resolve():
@@ -66,8 +70,9 @@ def repack(source: ShardSet, folder: Path, changes: Repacking, progress: Callabl
     videos = wanted(source, changes)
     result = Repacked()
     with ShardWriter(folder, folder.name, "repack", changes.shard_bytes) as writer:
-        _copy_beside(source.folder, folder)
         done = writer.completed
+        claim_repacking(folder, _options(source, changes), begun=bool(done))
+        _copy_beside(source.folder, folder)
         for video_id in videos:
             if video_id in done:
                 result.before += 1
@@ -76,6 +81,21 @@ def repack(source: ShardSet, folder: Path, changes: Repacking, progress: Callabl
                 result.written += 1
             progress()
     return result
+
+
+def _options(source: ShardSet, changes: Repacking) -> dict[str, Any]:
+    """What decides about samples and their order, as ``repack.yaml`` keeps it. The size of shards changes neither."""
+    listed = None if changes.videos is None else sorted({*changes.videos})
+    mark = "" if listed is None else hashlib.blake2b("\n".join(listed).encode(), digest_size=8).hexdigest()
+    return {
+        "source": str(source.folder.resolve()),
+        "order": changes.order,
+        "videos": None if listed is None else f"of a list ({counted(len(listed), 'video')}, {mark})",
+        "split": changes.split,
+        "drop": sorted(changes.drop),
+        "add": {modality: str(other.folder.resolve()) for modality, other in sorted(changes.add.items())},
+        "audio": changes.audio,
+    }
 
 
 def _copy_beside(source: Path, folder: Path) -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from pipeline.shards.reader import ShardSet
 from pipeline.shards.repack import Repacking, repack
 from pipeline.shards.sample import to_8bit, to_decibels
 from pipeline.shards.verify import verify
+from pipeline.shards.writer import ShardWriter
 from tests.shards.samples import assert_same, make_sample, write_shards
 
 IDS = ["delta", "alpha", "charlie", "bravo"]
@@ -104,6 +107,55 @@ def test_a_repack_that_was_stopped_goes_on(source, tmp_path):
     assert ShardSet(tmp_path / "new").ids == IDS
 
 
+@pytest.mark.parametrize(
+    ("begun", "changes", "said"),
+    [
+        (Repacking(), Repacking(drop=["3d", "2d"]), r"drop \(none\) and not with 2d 3d"),
+        (Repacking(drop=["3d"]), Repacking(), r"drop 3d and not with \(none\)"),
+        (Repacking(), Repacking(audio="8bit"), "audio keep and not with 8bit"),
+        (Repacking(), Repacking(order="id"), "order source and not with id"),
+        (Repacking(), Repacking(split="train"), r"split \(none\) and not with train"),
+        (Repacking(videos=IDS[:3]), Repacking(videos=IDS), r"videos of a list \(3 videos, .*not with of a list \(4 v"),
+    ],
+)
+def test_other_changes_than_a_repack_was_begun_with_are_refused(source, tmp_path, begun, changes, said):
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        repack(source, tmp_path / "new", begun, stop)
+    with pytest.raises(InputError, match=rf"new/repack\.yaml: .* begun with {said}.*; give what .* or another folder"):
+        repack(source, tmp_path / "new", changes)
+    repack(source, tmp_path / "new", replace(begun, shard_bytes=1))
+    assert ShardSet(tmp_path / "new").ids == (IDS if begun.videos is None else IDS[:3])
+    with pytest.raises(InputError, match="another folder"):
+        repack(source, tmp_path / "new", changes)
+
+
+def test_a_repack_does_not_go_on_from_other_shards(source, tmp_path):
+    other = ShardSet(write_shards(tmp_path / "other", [make_sample(video_id, seed=1) for video_id in IDS]))
+    (other.folder / "words.parquet").write_bytes(b"the words")
+    repack(source, tmp_path / "new", Repacking(videos=IDS))
+    with pytest.raises(InputError, match=r"begun with source .*/set and not with .*/other; give"):
+        repack(other, tmp_path / "new", Repacking(videos=IDS))
+    repack(source, tmp_path / "added", Repacking(add={"3d": other}))
+    with pytest.raises(InputError, match=r"begun with add 3d=.*/other and not with 2d=.*/other 3d=.*/other; give"):
+        repack(source, tmp_path / "added", Repacking(add={"3d": other, "2d": other}))
+    repack(source, tmp_path / "added", Repacking(add={"3d": other}))
+
+
+def test_a_folder_without_samples_is_begun_anew(source, tmp_path):
+    def fail(*_: object) -> None:
+        raise OSError("the disk")
+
+    for changes in (Repacking(drop=["3d"]), Repacking(drop=["2d"])):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="the disk"):
+            patch.setattr(ShardWriter, "add", fail)
+            repack(source, tmp_path / "new", changes)
+    repack(source, tmp_path / "new", Repacking(drop=["2d"]))
+    assert sorted(ShardSet(tmp_path / "new").read("alpha").arrays) == ["3d", "audio", "text"]
+
+
 def test_a_damaged_sample_is_not_copied(source, tmp_path):
     tar = source.stems[0].tar
     data = bytearray(tar.read_bytes())
@@ -123,6 +175,6 @@ def test_shards_of_other_words_are_not_mixed(source, tmp_path):
     repack(source, tmp_path / "new", Repacking(videos=IDS[:1]))
     (source.folder / "words.parquet").write_bytes(b"other words")
     with pytest.raises(InputError, match=r"words\.parquet: is not the one of .*; give another folder"):
-        repack(source, tmp_path / "new", Repacking())
+        repack(source, tmp_path / "new", Repacking(videos=IDS[:1]))
     assert (tmp_path / "new" / "words.parquet").read_bytes() == b"words"
     assert ShardSet(tmp_path / "new").ids == IDS[:1]
