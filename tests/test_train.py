@@ -264,6 +264,7 @@ def test_evaluation_along_the_way_is_shown_and_chooses_the_best(
         (["--train.batch_videos", "400"], "fewer than a batch"),
         (["--train.accumulate", "3"], "does not fall into equal parts"),
         (["--train.accumulate", "2", "--clips.last_batch", "keep"], "take drop"),
+        (["--train.accumulate", "4", "--clips.per_video", "1", "--clips.max_audio_frames", "16"], "lower train.accum"),
         (["--init", "nothing.pt"], "nothing.pt: there is no such checkpoint file"),
         (["--resume", "nothing.pt"], "resume nothing.pt: there is no such checkpoint"),
         (["--recipe", "mtf"], "did you mean mft"),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import InputError
 from pipeline.objectives import Loss
 from pipeline.training.batches import Batch
 from pipeline.training.distributed import Ranks
@@ -108,13 +109,29 @@ def _joined(values: list[Any]) -> Any:
 
 
 def embed(model: nn.Module, batch: Mapping[str, Any], precision: Precision) -> dict[str, Any]:
-    """The model's outputs; the network in the given precision, embeddings in float32."""
+    """The model's outputs; the network in the given precision, embeddings in float32.
+
+    Raises:
+        InputError: batch norm trains on a single value.
+    """
     device = next(model.parameters()).device.type
     if precision == "float32":
-        return dict(model(batch))
+        return dict(_outputs(model, batch))
     with torch.autocast(device, dtype=getattr(torch, precision)):
-        outputs = model(batch)
+        outputs = _outputs(model, batch)
     return {name: _widen(value) for name, value in outputs.items()}
+
+
+def _outputs(model: nn.Module, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        return cast(Mapping[str, Any], model(batch))
+    except (ValueError, RuntimeError) as error:  # torch.compile gives it another type
+        if "Expected more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            "batch norm has a single value to take statistics of, as a process embeds one clip at a time: raise "
+            "train.batch_videos, clips.per_video or clips.max_audio_frames, or lower train.accumulate"
+        ) from None
 
 
 def _widen(value: Any) -> Any:
