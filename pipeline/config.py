@@ -65,6 +65,8 @@ _LEAST = {
     ),
 }  # fmt: skip
 """The least that settings can be."""
+_MOST = {"train.seed": 2**63 - 1}
+"""The most that settings can be: torch's generators take no more, and each process has a seed of its own behind it."""
 _POSITIVE = (
     "extract.timeout", "clips.seconds", "model.mlp_ratio", "loss.temperature", "loss.cluster_temperature",
     "train.decay", "train.clip_gradient",
@@ -144,6 +146,11 @@ def _check_ranges(recipe: Recipe, where: str) -> None:
             value = getattr(getattr(recipe, section), name)
             if value is not None and not value >= least:
                 raise InputError(f"{where}: {key} is {value}; it must be {least} or more")
+    for key, most in _MOST.items():
+        section, name = key.split(".")
+        value = getattr(getattr(recipe, section), name)
+        if value > most:
+            raise InputError(f"{where}: {key} is {value}; it must be {most} or less")
     for key in _POSITIVE:
         section, name = key.split(".")
         value = getattr(getattr(recipe, section), name)

@@ -43,6 +43,7 @@ def test_a_recipe_changes_only_what_it_lists_of_its_base(tmp_path: Path) -> None
         (["--train.log_every", "-5"], "train.log_every is -5; it must be 1 or more"),
         (["--train.learning_rate", "-1"], "train.learning_rate is -1.0; it must be 0 or more"),
         (["--train.seed", "-1"], "train.seed is -1; it must be 0 or more"),
+        (["--train.seed", str(2**63)], "train.seed is 9223372036854775808; it must be 9223372036854775807 or less"),
         (
             ["--clips.max_video_tokens=0", "--clips.pieces=3", "--evaluate.strategy=cut"],
             "clips.pieces is 3, but .* set clips.pieces 1",
