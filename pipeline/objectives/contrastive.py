@@ -86,7 +86,7 @@ def mil_nce(candidates: Similarities, present: Tensor | None = None, temperature
 
     Args:
         candidates: of clips and their candidates. Where a clip has ``k`` of them, ``rows`` are ``[n, N, k]``, own
-            clips to the candidates of all, and ``columns`` own candidates to all clips; see :func:`with_candidates`.
+            clips to the candidates of all, and ``columns`` own candidates to all clips.
         present: as for :func:`norm_softmax`.
         temperature: what similarities are divided by.
     """
@@ -98,12 +98,6 @@ def mil_nce(candidates: Similarities, present: Tensor | None = None, temperature
     positive = rows.diagonal(own.start).T.logsumexp(dim=1)
     against = torch.cat([rows, columns], dim=1).flatten(1).logsumexp(dim=1)
     return share_of_mean(against - positive, present, rows.shape[1], own)
-
-
-def with_candidates(similarity: Tensor) -> Similarities:
-    """Those of ``N`` clips to ``k`` candidates each, of ``[N, N * k]``, the candidates of clip ``i`` at ``i * k``."""
-    candidates = similarity.view(len(similarity), len(similarity), -1)
-    return Similarities(candidates, candidates.transpose(0, 1))
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from pipeline.config import LossSettings
 from pipeline.errors import InputError
 from pipeline.objectives import build_loss, mil_nce, mms, norm_softmax
-from pipeline.objectives.contrastive import ALL, similarities, unit_length, whole, with_candidates
+from pipeline.objectives.contrastive import ALL, Similarities, similarities, unit_length, whole
 from tests.conftest import GOLDEN, needs_shared
 
 LOSSES = {
@@ -22,6 +22,12 @@ def _similarity(count, seed=0):
     return torch.from_numpy(np.random.RandomState(seed).standard_normal((count, count)))
 
 
+def _with_candidates(similarity):
+    """Of ``[N, N * k]``: ``N`` clips and ``k`` candidates each, those of clip ``i`` from column ``i * k`` on."""
+    candidates = similarity.view(len(similarity), len(similarity), -1)
+    return Similarities(candidates, candidates.transpose(0, 1))
+
+
 @needs_shared
 def test_mms_golden():
     case = np.load(GOLDEN / "mms.npz")
@@ -32,7 +38,7 @@ def test_mms_golden():
 def test_mil_nce_golden():
     case = np.load(GOLDEN / "milnce.npz")
     similarity = torch.from_numpy(case["video"]) @ torch.from_numpy(case["text"]).T
-    np.testing.assert_allclose(mil_nce(with_candidates(similarity)).item(), case["loss"], rtol=1e-5)
+    np.testing.assert_allclose(mil_nce(_with_candidates(similarity)).item(), case["loss"], rtol=1e-5)
 
 
 def test_norm_softmax_of_two_samples_by_hand():
@@ -90,8 +96,8 @@ def test_mil_nce_wants_any_of_a_clips_candidates():
     one_matches[0, 1] = one_matches[1, 2] = 5.0
     none_match = torch.full((2, 4), -5.0)
     none_match[0, 2] = none_match[1, 1] = 5.0
-    assert mil_nce(with_candidates(one_matches)).item() == pytest.approx(math.log(2), abs=0.01)
-    assert mil_nce(with_candidates(none_match)).item() > 5
+    assert mil_nce(_with_candidates(one_matches)).item() == pytest.approx(math.log(2), abs=0.01)
+    assert mil_nce(_with_candidates(none_match)).item() > 5
 
 
 def test_similarities_are_float32_under_autocast():
