@@ -126,6 +126,8 @@ def _settings(
         read = _mft_settings(weights)
         told = {name: value for name, value in own.items() if name not in read}
         told |= settings_of_arch(arch, read["davenet"]) | from_program(keywords, read["davenet"])
+        if read["per_modality"]:
+            told.setdefault("cross_modal", False)  # a network without pairs, whose program has no such setting
         if read["class_token"] and read["projection"] == "none" and not read["per_modality"]:
             # a projection without weights is anyone's, and class tokens of pairs ask for a shared one
             told.setdefault("individual_projections", False)

@@ -28,9 +28,9 @@ FORMS = {
     "no final projection": {"projection": "none", "projection_dim": 8},
     "positions": {"positions": True, "max_video_tokens": 4, "max_text_tokens": 5, "max_audio_tokens": 3},
     "pooled audio": {"max_audio_tokens": 2, "audio_pooling": "avg_pool"},
-    "one transformer per modality": {"per_modality": True},
+    "one transformer per modality": {"per_modality": True, "cross_modal": False},
     "text and video only": {"text_video_only": True},
-    "class tokens of transformers per modality": {"per_modality": True, "class_token": True},
+    "class tokens of transformers per modality": {"per_modality": True, "cross_modal": False, "class_token": True},
     "class tokens of text and video only": {"text_video_only": True, "class_token": True},
     "class token, no final projection": {
         "class_token": True, "individual_projections": False, "projection": "none", "projection_dim": 8,
