@@ -83,5 +83,9 @@ class CombinatorialLoss(Loss):
             if f"{TERMS[name].first}_embed" in outputs and f"{TERMS[name].second}_embed" in outputs
         ]
         if not terms:
-            raise InputError(f"the model gives no embeddings for the loss's terms {', '.join(self.weights)}")
+            given = [
+                name for name, term in TERMS.items() if {f"{term.first}_embed", f"{term.second}_embed"} <= set(outputs)
+            ]
+            advice = f"give one of {', '.join(given)} a weight in loss.weights" if given else "train another model"
+            raise InputError(f"the model gives no embeddings for the loss's terms {', '.join(self.weights)}: {advice}")
         return terms

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -112,7 +112,7 @@ def train(
     begin_epoch, clusters_used = (getattr(loss, name, None) for name in ("begin_epoch", "clusters_used"))
     asked_to_stop = AnyRank(ranks)
     tuning = Tuning(model, network, settings, ranks, console)
-    clips = 0
+    clips, begun_at = 0, position.step
     over = position.step >= last_step or ranks.any(seconds is not None and position.elapsed >= seconds)
 
     with log, StopRequest() as stop:
@@ -126,6 +126,8 @@ def train(
                 total, terms = loss_and_gradients(
                     network, loss, ready, ranks, settings.precision, scaler, settings.accumulate
                 )
+            if position.step == begun_at and ranks.is_main:
+                _note_lacking(loss, terms, console)
             scaler.unscale_(optimizer)
             norm = _clip_gradients(model, settings.clip_gradient)
             scaler.step(optimizer)
@@ -199,6 +201,14 @@ def _validated(
     if failed and failure is None:
         failure = InputError("the evaluation failed in the first process")
     return found, failure
+
+
+def _note_lacking(loss: Loss, terms: Mapping[str, Tensor], console: Console) -> None:
+    """Says which terms have a weight, but nothing that the model gives to compute them from."""
+    lacking = [name for name in getattr(loss, "weights", ()) if name not in terms]
+    if lacking:
+        message = f"training: left out of the loss, since this model gives no embeddings for it: {', '.join(lacking)}"
+        console.print(message, soft_wrap=True, markup=False)
 
 
 def _endless(loader: Loader) -> Iterator[Batch]:

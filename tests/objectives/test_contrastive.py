@@ -163,5 +163,8 @@ def test_unknown_weights_and_no_weights_are_refused():
 
 
 def test_a_model_that_gives_none_of_the_embeddings_is_refused():
-    with pytest.raises(InputError, match="t_va"):
-        build_loss(LossSettings(weights={"t_va": 1.0}))({"text_embed": torch.zeros(2, 3)})
+    loss, text = build_loss(LossSettings(weights={"t_va": 1.0})), {"text_embed": torch.zeros(2, 3)}
+    with pytest.raises(InputError, match="the loss's terms t_va: train another model"):
+        loss(text)
+    with pytest.raises(InputError, match=r"the loss's terms t_va: give one of tv a weight in loss\.weights"):
+        loss(text | {"video_embed": torch.zeros(2, 3)})

@@ -3,12 +3,16 @@ import os
 import random
 import signal
 from functools import partial
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
+from pipeline.config import LossSettings
 from pipeline.errors import InputError
+from pipeline.objectives import build_loss
 from pipeline.objectives.contrastive import ALL
 from pipeline.training.checkpoint import Checkpoints, State
 from pipeline.training.distributed import AnyRank, Ranks
@@ -79,6 +83,32 @@ def test_the_model_learns(tmp_path: Path) -> None:
     assert {"epoch", "loss/tv", "learning_rate", "clips_per_second", "data_wait", "memory_bytes", "at"} <= set(rows[0])
     assert [row["epoch"] for row in rows[:7]] == [0, 0, 0, 1, 1, 1, 2]
     assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_weighted_terms_that_the_model_does_not_give_are_told_once(tmp_path: Path) -> None:
+    told = Console(file=StringIO(), width=500)
+    loss = build_loss(LossSettings(weights={"tv": 1.0, "ta": 0.5, "t_va": 0.1, "va": 0.0}))
+    train(recipe(steps=3), GivingModel(), loss, FakeLoader(), dict, tmp_path / "lacking", told)
+    assert told.file.getvalue().count("gives no embeddings for it: ta, t_va\n") == 1
+    told = Console(file=StringIO(), width=500)
+    train(
+        recipe(steps=3),
+        GivingModel(),
+        build_loss(LossSettings(weights={"tv": 1.0})),
+        FakeLoader(),
+        dict,
+        tmp_path / "all",
+        told,
+    )
+    assert "no embeddings" not in told.file.getvalue()
+
+
+class GivingModel(FakeModel):
+    """Tells of text too whether clips have it, as MFT does."""
+
+    def forward(self, batch):
+        outputs = super().forward(batch)
+        return {**outputs, "text_nonempty_input_mask": outputs["video_nonempty_input_mask"]}
 
 
 def test_a_signal_saves_and_stops_between_two_steps(tmp_path: Path) -> None:
