@@ -93,7 +93,7 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, run: Path, ranks: Rank
 
     if ranks.device.type == "cpu":
         keep_freed_memory()
-    shards = ShardSet(arguments.shards)
+    shards = ShardSet(arguments.shards, warn=ranks.is_main)
     note_stand_ins(recipe, arguments.shards)
     settings = recipe.train
     words = load_vocabulary(arguments.shards / "words.parquet")

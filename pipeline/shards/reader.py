@@ -35,12 +35,16 @@ class ShardSet:
         table: the indexes one behind the other, with the column ``shard``, a position in ``stems``. A video that
             several shards have appears once, as the first of them has it.
         repeated: how many samples were left out for that.
-        unindexed: sealed shards whose index is missing: nothing of them is here, and a warning said so.
+        unindexed: sealed shards whose index is missing: nothing of them is here, which a warning says.
         tars: reads their bytes.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, warn: bool = True):
         """Reads the indexes.
+
+        Args:
+            folder: the shards'.
+            warn: whether to warn of what is left out; of many processes that read the same folder one is enough.
 
         Raises:
             InputError: no sealed shard is there (the message says what to run), or an index cannot be read.
@@ -50,7 +54,7 @@ class ShardSet:
         self.stems = stems(self.folder, ".parquet") if self.folder.is_dir() else []
         if not self.stems:
             raise InputError(_nothing(self.folder, self.unindexed))
-        if self.unindexed:
+        if self.unindexed and warn:
             log.warning("left out: %s", _without_index(self.folder, self.unindexed))
         table, sizes = read_indexes(self.folder, self.stems)
         self._numbers: dict[str, int] = {}

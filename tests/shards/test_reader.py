@@ -60,6 +60,9 @@ def test_a_shard_without_its_index_is_left_out_and_named(tmp_path, caplog):
     assert f"set-one-000000.tar: its index is missing; make it again: python -m pipeline.shards repair {tmp_path}" in (
         caplog.text
     )
+    caplog.clear()
+    ShardSet(tmp_path, warn=False)
+    assert not caplog.text
     for index in tmp_path.glob("*.parquet"):
         index.unlink()
     with pytest.raises(InputError, match=r"its index \(and of 2 others\) is missing"):
