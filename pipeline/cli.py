@@ -116,7 +116,9 @@ def run_verb(main: Callable[[], None]) -> None:
     except OSError as error:
         where = f" at {error.filename}" if error.filename else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            _fail(f"the disk is full{where}: free some space and run the same command again; nothing is lost")
+            _fail(
+                f"the disk is full{where}: free some space and run the same command again; it takes up what was saved"
+            )
         if not error.filename:
             raise
         _fail(f"{error.filename}: {error.strerror}")

@@ -7,7 +7,7 @@ import json
 import os
 import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,9 @@ class Checkpoints:
                 return path, state
             except DamagedError as error:
                 path.rename(path.with_name(path.name + ".damaged"))
+                best = self.best()
+                if best is not None and best[0] == step:
+                    self._choose_best(self.steps())
                 warn(f"{error}; put aside as {path.name}.damaged, going on from the one before it")
         if steps or any(self.folder.glob("step-*.pt.damaged")):
             raise InputError(f"all checkpoints in {self.folder} are damaged: remove the folder to train from the start")
@@ -95,9 +98,24 @@ class Checkpoints:
     def remove_after(self, step: int) -> list[int]:
         """Removes the checkpoints of later steps, and gives their steps."""
         later = [other for other in self.steps() if other > step]
+        best = self.best()
+        if best is not None and best[0] > step:
+            # first, as a checkpoint of the same step, with another score, may come in the place of the best one
+            self._choose_best([other for other in self.steps() if other <= step])
         for other in later:
             self.path(other).unlink()
         return later
+
+    def _choose_best(self, steps: Sequence[int]) -> None:
+        """The best of these steps' checkpoints, by the scores in them, is the best; none where none has a score."""
+        scored = [(score, step) for step in steps if (score := _score(self.path(step))) is not None]
+        if not scored:
+            (self.folder / "best.json").unlink(missing_ok=True)
+            return
+        score, step = max(scored)
+        replace_file(
+            self.folder / "best.json", lambda part: part.write_text(json.dumps({"step": step, "score": score}))
+        )
 
     def went_back_to(self, path: Path) -> bool:
         """Whether the run has already gone back to a checkpoint, and has some since: so a repeated command goes on."""
@@ -148,6 +166,16 @@ def read_checkpoint(path: Path) -> State:
     if not isinstance(state, dict) or "model" not in state:
         raise InputError(f"{path} is not a checkpoint of this program: it holds no model")
     return state
+
+
+def _score(path: Path) -> float | None:
+    """The score in a checkpoint, whose weights stay on the disk; None: it has none, or is damaged."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # reading what is damaged may raise anything
+        return None
+    score = state.get("score") if isinstance(state, dict) else None
+    return None if score is None else float(score)
 
 
 def _said(path: Path) -> str:

@@ -20,6 +20,34 @@ def test_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     assert read_checkpoint(checkpoints.path(2))["step"] == 2
 
 
+def test_the_best_is_among_what_is_there_after_going_back(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=5)
+    for step, score in [(1, 0.2), (2, 0.4), (3, None), (4, 0.9)]:
+        checkpoints.save(step, state(step), score)
+    checkpoints.go_back(checkpoints.path(3), 3)
+    assert checkpoints.best() == (2, 0.4)
+    checkpoints.save(4, state(4), 0.3)
+    assert checkpoints.best() == (2, 0.4)
+    checkpoints.go_back(checkpoints.path(2), 2)
+    assert checkpoints.best() == (2, 0.4)
+    checkpoints.go_back(checkpoints.path(1), 1)
+    assert checkpoints.best() == (1, 0.2)
+    checkpoints.go_back(checkpoints.path(1), 0)
+    assert checkpoints.best() is None
+    checkpoints.save(1, state(1), 0.1)
+    assert checkpoints.best() == (1, 0.1)
+
+
+def test_the_best_of_those_that_are_whole_follows_one_that_is_damaged(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=5)
+    for step, score in [(1, 0.6), (2, 0.4), (3, 0.9)]:
+        checkpoints.save(step, state(step), score)
+    checkpoints.path(3).write_bytes(checkpoints.path(3).read_bytes()[:100])
+    found = checkpoints.last(lambda message: None)
+    assert found is not None and found[0] == checkpoints.path(2)
+    assert checkpoints.best() == (1, 0.6)
+
+
 @pytest.mark.parametrize("where", [0.01, 0.3, 0.5, 0.7, 0.99])
 @pytest.mark.parametrize("how", ["flip", "cut"])
 def test_damage_is_found_wherever_it_is(tmp_path: Path, where: float, how: str) -> None:
