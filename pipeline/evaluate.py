@@ -59,9 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     checkpoint = arguments.checkpoint or best_checkpoint(arguments.run)
     clips, left_out = _embed(recipe, arguments.shards, checkpoint, arguments.total)
     total = arguments.total or (len(clips.clip_ids) + left_out if left_out else None)
-    lost = [name for name, values in clips.embeddings.items() if not values.isfinite().all()]
-    if lost:
-        raise InputError(f"{checkpoint}: its embeddings of {lost[0]} are not finite: take an earlier checkpoint")
+    clips.check_finite(str(checkpoint), "take an earlier checkpoint")
     ranks, metrics = _measure(clips, total)
     result = {**_summary(metrics, clips, total), "seeded": recipe.seeded, "split": recipe.evaluate.split,
               "strategy": recipe.evaluate.strategy, "recipe": recipe.name, "shards": str(arguments.shards),

@@ -243,6 +243,10 @@ def _validation(shards: ShardSet, recipe: Recipe, prepare: Prepare) -> Callable[
         clips = embed_clips(model, batches, prepare)
         for message in batches.damaged:
             warn(f"left out of the evaluation: {message}")
+        clips.check_finite(
+            "the network after this step",
+            "go back with --resume to an earlier checkpoint, and lower train.learning_rate",
+        )
         metrics = {name: retrieval_metrics(similarity_of(clips, name)) for name in directions_of(clips)}
         recalls = {f"retrieval/{name}/R10": metric.R10 for name, metric in metrics.items()}
         scored = next(metrics[name] for name in _SCORED if name in metrics)

@@ -254,6 +254,13 @@ def test_evaluation_along_the_way_is_shown_and_chooses_the_best(
     assert Checkpoints(tmp_path / "checkpoints").steps() == sorted({best[0], 12})
 
 
+def test_an_evaluation_of_weights_that_blew_up_says_what_to_do(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"after this step: its embeddings of \S+ are not finite: go back with --resume"
+    ):
+        train.main(command(folder, tmp_path, "--train.learning_rate", "1e30", "--train.evaluate_every", "1"))
+
+
 @pytest.mark.parametrize(
     ("more", "complaint"),
     [

@@ -12,6 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import InputError
+
 Batch = Mapping[str, Any]
 Floats = npt.NDArray[np.float32]
 
@@ -36,6 +38,12 @@ class ClipEmbeddings:
     """How the model's embeddings are compared."""
     texts: list[str] = field(default_factory=list)
     """The clips' captions, where the batches have them."""
+
+    def check_finite(self, where: str, advice: str) -> None:
+        """Raises :class:`InputError`, which begins with ``where``, for a network whose training has diverged."""
+        lost = [name for name, values in self.embeddings.items() if not values.isfinite().all()]
+        if lost:
+            raise InputError(f"{where}: its embeddings of {lost[0]} are not finite: {advice}")
 
 
 def embed_clips(model: nn.Module, batches: Iterable[Batch], prepare: Callable[[Batch], Batch]) -> ClipEmbeddings:
