@@ -165,7 +165,7 @@ def _starting_point(
         path = Path(resume)
         if not path.is_file():
             raise InputError(f"--resume {path}: there is no such checkpoint; it takes last, none or a file")
-        if checkpoints.steps() and path.absolute().parent != checkpoints.folder.absolute():
+        if checkpoints.steps() and path.resolve().parent != checkpoints.folder.resolve():
             raise InputError(
                 f"--resume {path}: {run} has checkpoints of its own; to begin with the weights of another run, give "
                 "--init and a new --run"

@@ -176,6 +176,16 @@ def test_a_repeated_command_goes_back_once(folder: Path, run: Path, capsys: pyte
     assert read_rows(run / "metrics.jsonl") and checkpoints.steps() == [10]
 
 
+def test_a_run_that_was_moved_does_not_go_back_once_more(folder: Path, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    spelt = tmp_path / "other" / ".." / "run" / "checkpoints" / "step-00000006.pt"
+    train.main(command(folder, run, "--resume", str(spelt), "--train.steps", "8"))
+    moved = run.rename(tmp_path / "moved")
+    back = ["--resume", str(moved / "checkpoints" / "step-00000006.pt")]
+    train.main(command(folder, moved, *back, "--train.steps", "10", "--train.keep", "9"))
+    assert Checkpoints(moved / "checkpoints").steps() == [6, 8, 9, 10]
+
+
 def test_what_a_killed_process_left_half_written_goes(folder: Path, run: Path) -> None:
     part = run / "checkpoints" / "step-00000013.pt.part"
     part.write_bytes(b"half")

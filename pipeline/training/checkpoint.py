@@ -120,15 +120,23 @@ class Checkpoints:
     def went_back_to(self, path: Path) -> bool:
         """Whether the run has already gone back to a checkpoint, and has some since: so a repeated command goes on."""
         try:
-            return bool(self.steps()) and (self.folder / "went-back.json").read_text() == _said(path)
+            noted = json.loads((self.folder / "went-back.json").read_text())["checkpoint"]
         except FileNotFoundError:
             return False
+        # an absolute path was noted of any checkpoint once
+        return bool(self.steps()) and noted in (self._noted(path), str(path.absolute()))
+
+    def _noted(self, path: Path) -> str:
+        """How a checkpoint is noted: one of the run's own by its name, since the run's folder may be moved."""
+        path = path.resolve()
+        return path.name if path.parent == self.folder.resolve() else str(path)
 
     def go_back(self, path: Path, step: int) -> list[int]:
         """Removes what is later than a step, whose checkpoint is in a file; gives the steps that were removed."""
         removed = self.remove_after(step)
         self.folder.mkdir(parents=True, exist_ok=True)
-        replace_file(self.folder / "went-back.json", lambda part: part.write_text(_said(path)))
+        noted = json.dumps({"checkpoint": self._noted(path)})
+        replace_file(self.folder / "went-back.json", lambda part: part.write_text(noted))
         return removed
 
     def remove_parts(self) -> None:
@@ -176,10 +184,6 @@ def _score(path: Path) -> float | None:
         return None
     score = state.get("score") if isinstance(state, dict) else None
     return None if score is None else float(score)
-
-
-def _said(path: Path) -> str:
-    return json.dumps({"checkpoint": str(path.absolute())})
 
 
 def _save(state: State, path: Path) -> None:
