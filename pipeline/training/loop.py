@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -160,7 +161,7 @@ def train(
                 row |= {**stopwatch.lap(clips, spent), "memory_bytes": peak_memory(ranks.device)}
                 failure = None
                 if evaluating and validate is not None:
-                    found, failure = _validated(validate, model, ranks)
+                    found, failure = _validated(validate, model, ranks, stop)
                     row |= found
                     model.train(not settings.eval_mode)
                     ending |= ranks.any(stop.signal is not None)
@@ -187,20 +188,37 @@ def build_optimizer(settings: TrainSettings, model: nn.Module) -> torch.optim.Op
 
 
 def _validated(
-    validate: Callable[[nn.Module], dict[str, float]], model: nn.Module, ranks: Ranks
+    validate: Callable[[nn.Module], dict[str, float]], model: nn.Module, ranks: Ranks, stop: StopRequest
 ) -> tuple[dict[str, float], Exception | None]:
-    """The main rank's numbers, on all ranks, and what went wrong: the steps so far are to be saved all the same."""
+    """The main rank's numbers, on all ranks, and what went wrong: the steps so far are to be saved all the same.
+
+    Who asks to stop meanwhile does not wait for the rest: there are no numbers then.
+    """
     found: dict[str, float] = {}
     failure: Exception | None = None
     if ranks.is_main:
+        hook = model.register_forward_pre_hook(partial(_leave_off, stop))
         try:
             found = validate(model)
+        except _LeftOffError:
+            pass
         except Exception as error:
             failure = error
+        finally:
+            hook.remove()
     found, failed = ranks.from_main((found, failure is not None))
     if failed and failure is None:
         failure = InputError("the evaluation failed in the first process")
     return found, failure
+
+
+class _LeftOffError(Exception):
+    """A wish to stop came during an evaluation."""
+
+
+def _leave_off(stop: StopRequest, *_: object) -> None:
+    if stop.signal is not None:
+        raise _LeftOffError
 
 
 def _note_lacking(loss: Loss, terms: Mapping[str, Tensor], console: Console) -> None:

@@ -229,6 +229,24 @@ def test_a_signal_while_evaluating_stops_there(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path / "checkpoints").best() == (5, 1.0)
 
 
+def test_an_evaluation_is_left_off_for_who_asks_to_stop(tmp_path: Path) -> None:
+    batches: list[int] = []
+
+    def long(model: torch.nn.Module) -> dict[str, float]:
+        for number in range(10):
+            batches.append(number)
+            if number == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            model(FakeLoader()._part(torch.tensor([0, 1])))
+        return {"score": 1.0}
+
+    outcome = run_training(tmp_path, validate=long, steps=40, evaluate_every=5)
+    assert (outcome.finished, outcome.position.step, batches) == (False, 5, [0, 1, 2, 3])
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    assert checkpoints.steps() == [5] and checkpoints.best() is None
+    assert run_training(tmp_path, newest(tmp_path), validate=lambda _: {"score": 1.0}, steps=8).finished
+
+
 def test_what_a_checkpoint_held_does_not_stay_in_memory(tmp_path: Path) -> None:
     run_training(tmp_path, steps=2)
     state = newest(tmp_path)
