@@ -74,15 +74,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _classes(shards: ShardSet, split: str | None, category: int, left_out: LeftOut) -> dict[int, str]:
     """The class of each video that has one, by its number in the shards."""
     classes: dict[int, str] = {}
-    splits = shards.table["split"].to_pylist()
-    for number, video_id in enumerate(shards.ids):
-        if split not in (None, splits[number]):
-            continue
-        with left_out.allowed():
-            sample = shards.read(video_id, arrays=False)
-            name = sample.category_1 if category == 1 else sample.category_2
-            if name is not None:
-                classes[number] = name
+    for number, sample in left_out.samples(shards, split):
+        name = sample.category_1 if category == 1 else sample.category_2
+        if name is not None:
+            classes[number] = name
     if len(set(classes.values())) < 2:
         left_out.some(classes)
         which = "" if split is None else f" in split {split}"

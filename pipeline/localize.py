@@ -101,15 +101,10 @@ def _chosen(
     from pipeline.benchmarks.steps import own_steps
 
     chosen: list[tuple[int, Sequence[Caption], Task]] = []
-    splits = shards.table["split"].to_pylist()
-    for number, video_id in enumerate(shards.ids):
-        if split not in (None, splits[number]):
-            continue
-        with left_out.allowed():
-            sample = shards.read(video_id, arrays=False)
-            task = own_steps(video_id, sample.captions) if tasks is None else tasks.get(sample.task_id or "")
-            if sample.captions and task is not None:
-                chosen.append((number, sample.captions, task))
+    for number, sample in left_out.samples(shards, split):
+        task = own_steps(sample.video_id, sample.captions) if tasks is None else tasks.get(sample.task_id or "")
+        if sample.captions and task is not None:
+            chosen.append((number, sample.captions, task))
     return chosen
 
 

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 from pipeline.config import ClipSettings
 from pipeline.shards.files import ShardError
+from pipeline.shards.reader import ShardSet
+from pipeline.shards.sample import Sample
 
 
 class LeftOut:
@@ -26,6 +28,16 @@ class LeftOut:
             if self._fatal:
                 raise
             self.messages.append(str(error))
+
+    def samples(self, shards: ShardSet, split: str | None) -> Iterator[tuple[int, Sample]]:
+        """The videos of a split (None: all), by their numbers in the shards, without arrays; damaged ones are noted."""
+        for number, (video_id, found) in enumerate(zip(shards.ids, shards.table["split"].to_pylist(), strict=True)):
+            if split in (None, found):
+                sample = None
+                with self.allowed():
+                    sample = shards.read(video_id, arrays=False)
+                if sample is not None:
+                    yield number, sample
 
     def some(self, found: object) -> None:
         """Raises ShardError where damage left nothing of what was looked for."""
