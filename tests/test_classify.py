@@ -13,7 +13,7 @@ from pipeline.shards.reader import ShardSet
 from pipeline.text.words import WordVectors
 from tests.shards.mending import copy_with_a_flipped_feature, flip
 from tests.shards.samples import make_sample, write_shards
-from tests.tiny_run import MCN, write_recipe, write_tiny_shards
+from tests.tiny_run import MCN, trained_for_a_step, write_recipe, write_tiny_shards
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +96,7 @@ def test_classes_that_no_known_word_tells_apart_are_named(
 def test_a_damaged_video_gives_no_figures_or_is_left_out(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, damaged = str(tmp_path / "run"), tmp_path / "damaged"
-    recipe = str(write_recipe(tmp_path))
-    train.main(["--recipe", recipe, "--shards", str(folder / "shards"), "--run", run, "--train.steps", "1"])
+    run, damaged = trained_for_a_step(folder / "shards", tmp_path), tmp_path / "damaged"
     video_id = copy_with_a_flipped_feature(folder / "ucf", damaged)
     with pytest.raises(ShardError, match=f"the checksum of {video_id} is wrong"):
         classify.main(["--run", run, "--shards", str(damaged)])
@@ -110,9 +108,7 @@ def test_a_damaged_video_gives_no_figures_or_is_left_out(
 
 
 def test_damaged_videos_take_their_classes_with_them(folder: Path, tmp_path: Path) -> None:
-    run, damaged = str(tmp_path / "run"), tmp_path / "damaged"
-    recipe = str(write_recipe(tmp_path))
-    train.main(["--recipe", recipe, "--shards", str(folder / "shards"), "--run", run, "--train.steps", "1"])
+    run, damaged = trained_for_a_step(folder / "shards", tmp_path), tmp_path / "damaged"
     shutil.copytree(folder / "ucf", damaged)
     rows = ShardSet(damaged).table.to_pylist()
     for row in rows[:4]:  # one class: what its videos are is not even to be read

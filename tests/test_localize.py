@@ -20,7 +20,7 @@ from pipeline.text.words import WordVectors
 from pipeline.types import Caption
 from tests.shards.mending import copy_with_a_flipped_feature, flip
 from tests.shards.samples import WORDS, make_sample, word_ids, write_shards
-from tests.tiny_run import MCN, write_recipe, write_tiny_shards
+from tests.tiny_run import MCN, trained_for_a_step, write_recipe, write_tiny_shards
 
 TASKS = "42\nMake a pancake\nhttps://example.org\n3\npour batter,flip it,first\n"
 OTHER = "\n44\nBraise a leek\nhttps://example.org\n1\nwords without vectors\n"
@@ -139,9 +139,7 @@ def test_shards_without_these_tasks_are_refused(folder: Path, tmp_path: Path) ->
 def test_a_damaged_video_gives_no_figures_or_is_left_out(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, damaged = str(tmp_path / "run"), tmp_path / "damaged"
-    recipe = str(write_recipe(tmp_path))
-    train.main(["--recipe", recipe, "--shards", str(folder / "shards"), "--run", run, "--train.steps", "1"])
+    run, damaged = trained_for_a_step(folder / "shards", tmp_path), tmp_path / "damaged"
     video_id = copy_with_a_flipped_feature(folder / "crosstask", damaged)
     with pytest.raises(ShardError, match=f"the checksum of {video_id} is wrong"):
         localize.main(["--run", run, "--shards", str(damaged)])
@@ -153,9 +151,7 @@ def test_a_damaged_video_gives_no_figures_or_is_left_out(
 
 
 def test_videos_of_other_splits_may_be_damaged_and_not_all_of_this_one(folder: Path, tmp_path: Path) -> None:
-    run, damaged = str(tmp_path / "run"), tmp_path / "damaged"
-    recipe = str(write_recipe(tmp_path))
-    train.main(["--recipe", recipe, "--shards", str(folder / "shards"), "--run", run, "--train.steps", "1"])
+    run, damaged = trained_for_a_step(folder / "shards", tmp_path), tmp_path / "damaged"
     shutil.copytree(folder / "crosstask", damaged)
     for row in ShardSet(damaged).table.to_pylist():
         flip(damaged / "set-w0-000000.tar", row["json_offset"])

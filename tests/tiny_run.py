@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import yaml
 
+from pipeline import train
 from pipeline.text.words import WordVectors
 from tests.shards.samples import WORDS, make_sample, write_shards
 
@@ -58,3 +59,11 @@ def write_tiny_shards(folder: Path, train: int = 10, test: int = 3) -> Path:
     vectors = np.random.default_rng(0).standard_normal((len(WORDS), 5)).astype(np.float32)
     WordVectors(WORDS, vectors).save(folder / "words.parquet")
     return folder
+
+
+def trained_for_a_step(shards: Path, folder: Path) -> str:
+    """A run in ``folder`` whose network has made one step; gives its path."""
+    run = str(folder / "run")
+    recipe = str(write_recipe(folder))
+    train.main(["--recipe", recipe, "--shards", str(shards), "--run", run, "--train.steps", "1"])
+    return run
