@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import errno
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
@@ -21,9 +21,7 @@ from typing import Any
 from rich.progress import Progress
 
 from pipeline import ray_pool
-from pipeline.acquire.layout import find_video
 from pipeline.acquire.ledger import Ledger, LedgerRow
-from pipeline.acquire.reasons import is_temporary
 from pipeline.acquire.tally import Tally
 from pipeline.backbones.names import check_backbones
 from pipeline.cli import console, interruptible, parse_with_recipe, positive_int, progress_bar, run_verb, verb_parser
@@ -31,9 +29,10 @@ from pipeline.config import ExtractSettings, Recipe
 from pipeline.datasets.table import Manifest
 from pipeline.errors import InputError
 from pipeline.media.errors import MediaError
-from pipeline.shards.extraction import ORPHAN_SECONDS, STAGE, Job, Worker, job_of, row_of
+from pipeline.shards.extraction import STAGE, Job, Worker, row_of
+from pipeline.shards.outstanding import Work, settled_before
 from pipeline.shards.provenance import claim_folder
-from pipeline.shards.recovery import completed_ids, seal_leftovers, wait_for_writers
+from pipeline.shards.recovery import completed_ids, seal_leftovers
 from pipeline.shards.remote import Destination, upload
 from pipeline.text.vocabulary import build_vocabulary, check_kind
 from pipeline.text.words import WordVectors
@@ -113,7 +112,7 @@ def run(arguments: argparse.Namespace, recipe: Recipe) -> None:
     claim(folder, manifest, recipe)
     done, failed = settled_before(manifest, ledger, folder, arguments.retry)
     upload_sealed(folder, destination)
-    work, tally = _Work(manifest, arguments.videos, skip=done | failed), Tally(ledger)
+    work, tally = Work(manifest, arguments.videos, skip=done | failed), Tally(ledger)
     there = f"{work.missing} not in {arguments.videos}" if work.missing else "all downloaded"
     if work.total == 0:
         seal_leftovers(folder)
@@ -161,47 +160,6 @@ def upload_sealed(folder: Path, destination: Destination | None) -> None:
         put, there = upload(folder, *destination)
         if put or there:
             console.print(f"upload: {put + there:,} shards are there and whole → {destination.url}", soft_wrap=True)
-
-
-class _Work:
-    """What there is to extract."""
-
-    def __init__(self, manifest: Manifest, videos: Path, skip: set[str]) -> None:
-        self._manifest, self._videos = manifest, videos
-        wanted = [video_id for video_id in manifest.ids() if video_id not in skip]
-        paths = ((video_id, find_video(videos, video_id)) for video_id in wanted)
-        self._paths = {video_id: path for video_id, path in paths if path is not None}
-        self.total = len(self._paths)
-        self.missing = len(wanted) - self.total
-        """Videos that are not there to extract."""
-
-    def jobs(self) -> Iterator[Job]:
-        """The videos to extract, in the manifest's order."""
-        for video in self._manifest:
-            path = self._paths.get(video.video_id)
-            if path is not None:
-                yield job_of(video, path, self._videos)
-
-
-def settled_before(manifest: Manifest, ledger: Ledger, folder: Path, retry: Sequence[str]) -> tuple[set[str], set[str]]:
-    """The videos that are in a shard, and those that failed for good and whose reason is not to be tried again.
-
-    Videos that are in a shard but, since a run was killed, not in the ledger, are added to it.
-
-    Raises:
-        InputError: another process writes these shards.
-    """
-    wait_for_writers(folder, ORPHAN_SECONDS)
-    done, latest = completed_ids(folder), ledger.latest(STAGE)
-    failed = {
-        video_id
-        for video_id, row in latest.items()
-        if row.outcome == "failed" and not is_temporary(row.reason) and row.reason not in retry
-    }
-    recorded = {video_id for video_id, row in latest.items() if row.outcome == "done"}
-    missing = sorted(done.intersection(manifest.ids()) - recorded)
-    ledger.append([LedgerRow(video_id, STAGE, "done", message="found in a shard") for video_id in missing])
-    return done, failed - done
 
 
 def extract_all(

@@ -26,6 +26,7 @@ from pipeline.config import DownloadSettings, Recipe
 from pipeline.datasets.table import Manifest
 from pipeline.errors import InputError
 from pipeline.shards import extraction
+from pipeline.shards.outstanding import settled_before
 from pipeline.shards.recovery import seal_leftovers
 from pipeline.shards.relay import Relay
 from pipeline.shards.remote import Destination
@@ -99,7 +100,7 @@ def _relay(arguments: argparse.Namespace, recipe: Recipe, shards: Path, limit: i
     """What there is to do, after what an earlier run left behind is put in order."""
     manifest, folder = Manifest(arguments.manifest), arguments.videos.resolve()
     ledger, listed = Ledger(manifest.ledger), set(manifest.ids())
-    done, failed = (names & listed for names in extract.settled_before(manifest, ledger, shards, arguments.retry))
+    done, failed = (names & listed for names in settled_before(manifest, ledger, shards, arguments.retry))
     wait_for_others(folder, extraction.ORPHAN_SECONDS)
     budget = DiskBudget(folder, limit)
     for video_id in budget.there & (done | failed):
@@ -171,8 +172,8 @@ def _side_by_side(stages: Sequence[Callable[[], None]], stop: threading.Event, l
 
 def _largest_download(settings: DownloadSettings, manifest: Manifest) -> int:
     """Bytes that one download may take at most while it comes in."""
-    from pipeline.acquire.client import LARGEST_CAPTIONS
     from pipeline.acquire.site import BLOCK
+    from pipeline.acquire.subtitle_fetcher import LARGEST_CAPTIONS
 
     captions = settings.subtitles is not None and not manifest.knows_all_captions()
     return int(COPIES * settings.max_bytes) + BLOCK + (LARGEST_CAPTIONS if captions else 0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import random
 import shutil
 import time
 from collections.abc import Callable
@@ -14,7 +13,6 @@ from pathlib import Path
 from pipeline.acquire.check import check_video, container_of
 from pipeline.acquire.layout import (
     MEDIA_ENDINGS,
-    find_captions,
     find_video,
     incoming_path,
     lock_path,
@@ -23,22 +21,16 @@ from pipeline.acquire.layout import (
 )
 from pipeline.acquire.ledger import LedgerRow
 from pipeline.acquire.locks import only_one
-from pipeline.acquire.pacing import COMPLAINTS, Pacer, SourceClosed
+from pipeline.acquire.pacing import COMPLAINTS, Pacer, SourceClosed, wait_before
 from pipeline.acquire.reasons import RETRIED_AT_ONCE, Failure, classify, is_temporary
 from pipeline.acquire.session import STAGE
 from pipeline.acquire.site import Information, Refused, Site, is_merged
 from pipeline.acquire.sources import Credentials, Place, Sources, find_in_folder
-from pipeline.acquire.subtitles import choose_subtitles
+from pipeline.acquire.subtitle_fetcher import SubtitleFetcher
 from pipeline.acquire.transfer import Transfer
 from pipeline.config import DownloadSettings
-from pipeline.media.captions import read_captions
-from pipeline.media.errors import MediaError
 from pipeline.types import Video
 
-LONGEST_WAIT = 120.0
-"""Seconds between two tries, at most."""
-LARGEST_CAPTIONS = 20_000_000
-"""Bytes of a file of captions, at most."""
 OF_THE_VIDEO = frozenset({"too_large", "too_long"})
 """Reasons that another source would give as well."""
 
@@ -74,6 +66,7 @@ class Downloader:
         self._pacer = pacer if pacer is not None else Pacer(settings, sleep=sleep)
         self._transfer = Transfer(settings, self._pacer.take, self._pacer.request)
         self._site = Site(settings, self._folder, credentials, self._transfer)
+        self._subtitles = SubtitleFetcher(settings, self._folder, self._pacer, self._site, sleep)
 
     def close(self) -> None:
         """Closes the connections that are kept."""
@@ -125,26 +118,10 @@ class Downloader:
                     self._check(incoming, None)
                 except Refused:
                     continue
-                note = self._captions_alone(video) if with_captions else ""
+                note = self._subtitles.fetch_alone(video, self._sources.of(video)) if with_captions else ""
                 self._accept(video, incoming)
                 return _End(0, note=note)
         return None
-
-    def _captions_alone(self, video: Video) -> str:
-        """Stores the subtitles of a video that is there; returns what there is to note."""
-        place = next((place for place in self._sources.of(video) if place.url is not None), None)
-        if place is None or place.url is None or find_captions(self._folder, video.video_id) is not None:
-            return ""
-        try:
-            since = self._pacer.enter(_subtitles_of(place))
-            try:
-                information = self._site.describe(video, place.url)
-            except Refused as refused:
-                self._pacer.report(_subtitles_of(place), refused.failure.reason, since, refused.retry_after)
-                return f"no subtitles: {refused.failure.reason}: {refused.failure.message}"
-        except SourceClosed as closed:
-            return f"no subtitles: {closed}"
-        return self._fetch_captions(video, place, information)
 
     def _ask_sources(self, video: Video, with_captions: bool) -> _End:
         """Asks one source after the other, as long as they say that they have not got the video."""
@@ -188,13 +165,8 @@ class Downloader:
             elif attempt >= self._settings.attempts or failure.reason not in RETRIED_AT_ONCE:
                 return _End(attempt, failure)
             elif failure.reason not in COMPLAINTS:  # after these the source's pace makes the wait
-                self._sleep(self._wait(attempt, retry_after))
+                self._sleep(wait_before(attempt, self._settings.backoff, retry_after))
         raise AssertionError("unreachable")
-
-    def _wait(self, attempt: int, retry_after: float | None) -> float:
-        """Seconds before the next try: doubled each time, and spread so that many clients do not come back at once."""
-        wait = min(self._settings.backoff * 2 ** (attempt - 1), LONGEST_WAIT) * random.uniform(0.5, 1.5)
-        return max(wait, min(retry_after or 0.0, LONGEST_WAIT))
 
     def _try_once(self, video: Video, place: Place, known: _Known, with_captions: bool) -> str:
         """Gets the file and accepts it; returns a note. Raises :class:`Refused`."""
@@ -214,7 +186,7 @@ class Downloader:
             raise
         self._check(incoming, None if is_merged(known.information) else self._transfer.announced)
         # before the video counts: a video that is there is not asked for again
-        note = self._fetch_captions(video, place, known.information) if with_captions else ""
+        note = self._subtitles.fetch(video, place, known.information) if with_captions else ""
         self._accept(video, incoming)
         return note
 
@@ -251,50 +223,9 @@ class Downloader:
         incoming.replace(video_path(self._folder, video.video_id, ending))
         self._discard(video)
 
-    def _fetch_captions(self, video: Video, place: Place, information: Information) -> str:
-        """Stores the site's subtitles; returns what there is to note. They never cost a video."""
-        language = self._settings.subtitles
-        if language is None or find_captions(self._folder, video.video_id) is not None:
-            return ""
-        chosen = choose_subtitles(information, language)
-        if chosen is None:
-            return f"no subtitles in {language}"
-        beside = incoming_path(self._folder, video.video_id, f"{chosen.language}.{chosen.ending}")
-        for attempt in itertools.count(1):
-            try:
-                since = self._pacer.enter(_subtitles_of(place))
-            except SourceClosed as closed:
-                return f"no subtitles: {closed}"
-            failure, retry_after = self._read_subtitles(chosen.url, beside)
-            self._pacer.report(_subtitles_of(place), failure.reason if failure else None, since, retry_after)
-            if failure is None:
-                break
-            if attempt >= self._settings.attempts or failure.reason not in RETRIED_AT_ONCE:
-                return f"no subtitles: {failure.reason}: {failure.message}"
-            if failure.reason not in COMPLAINTS:
-                self._sleep(self._wait(attempt, retry_after))
-        beside.replace(video_path(self._folder, video.video_id, f"{chosen.language}.{chosen.ending}"))
-        return f"subtitles: {chosen.language}, {chosen.kind}"
-
-    def _read_subtitles(self, url: str, target: Path) -> tuple[Failure | None, float | None]:
-        """Stores subtitles that can be read, or says why not, and how long the site wants to be left alone."""
-        try:
-            target.write_bytes(self._site.read(url, LARGEST_CAPTIONS))
-            read_captions(target)
-        except Refused as refused:
-            return refused.failure, refused.retry_after
-        except MediaError as error:
-            return Failure("corrupt", error.message), None
-        return None, None
-
     def _discard(self, video: Video) -> None:
         for path in unfinished_files(self._folder, video.video_id):
             path.unlink(missing_ok=True)
-
-
-def _subtitles_of(place: Place) -> str:
-    """A source of its own to the pacer: where subtitles are refused, videos may be had all the same."""
-    return f"{place.source} (subtitles)"
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,25 @@ SLOWEST = 1 / 600
 """Requests per second, at least."""
 GAIN = 1.03
 """What a success multiplies the pace with."""
+LONGEST_WAIT = 120.0
+"""Seconds between two tries, at most."""
 LONGEST_PAUSE = 3600.0
 LONGEST_WISH = 86400.0
 """Seconds that a source may ask to be left alone for; one that asks for more is given up."""
 SAMPLE = 32
 """Requests from which the present pace is measured."""
+
+
+def wait_before(attempt: int, backoff: float, retry_after: float | None) -> float:
+    """Seconds to wait after a failed try: doubled each time, and spread so that many clients do not come back at once.
+
+    Args:
+        attempt: the number of the try that failed, from 1.
+        backoff: seconds after the first.
+        retry_after: seconds that the server wants to be left alone; None: it did not say.
+    """
+    wait = min(backoff * 2 ** (attempt - 1), LONGEST_WAIT) * random.uniform(0.5, 1.5)
+    return max(wait, min(retry_after or 0.0, LONGEST_WAIT))
 
 
 class SourceClosed(Exception):  # noqa: N818 - it says what state the source is in

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic
@@ -18,12 +18,9 @@ import ray
 from ray.exceptions import GetTimeoutError, NodeDiedError, RayActorError, RayTaskError, WorkerCrashedError
 
 from pipeline.errors import InputError
+from pipeline.ray_pool.blame import STRIKES, Blame
 from pipeline.ray_pool.outcome import Item, Outcome, Result, WorkerDied
 
-STRIKES = 3
-"""An item whose actor died under it this often is given up."""
-BROKEN_AFTER = 10
-"""Deaths in a row without a single result between them: the fault is not in the items."""
 STEP = 0.2
 """Seconds after which a stream that had nothing to hand out is asked again, and a wish to stop is noticed."""
 _DEATHS = (RayActorError, NodeDiedError, WorkerCrashedError)
@@ -78,10 +75,7 @@ class ActorPool(Generic[Item, Result]):
         self._idle = False
         self._again: deque[Item] = deque()
         self._suspects: deque[Item] = deque()
-        self._strikes: Counter[str] = Counter()
-        self._deaths_in_a_row = self._blamed_in_a_row = 0
-        self.deaths = 0
-        """Actors that died so far."""
+        self._blame = Blame()
         self._slots: list[_Slot[Item]] = []
         for index in range(size):
             self._fill_slot(index)
@@ -121,6 +115,11 @@ class ActorPool(Generic[Item, Result]):
 
     def _all_retired(self) -> bool:
         return bool(self._slots) and all(slot.retired for slot in self._slots)
+
+    @property
+    def deaths(self) -> int:
+        """Actors that died so far."""
+        return self._blame.deaths
 
     @property
     def flying(self) -> list[Item]:
@@ -251,26 +250,13 @@ class ActorPool(Generic[Item, Result]):
         yield self._finish(slot, reference, outcome)
 
     def _finish(self, slot: _Slot[Item], reference: Any, outcome: Outcome[Item, Result]) -> Outcome[Item, Result]:
-        self._deaths_in_a_row = self._blamed_in_a_row = 0
         slot.alone = False
-        self._strikes.pop(self._item_id(slot.flying.pop(reference)), None)
+        self._blame.ended(self._item_id(slot.flying.pop(reference)))
         return outcome
-
-    def _blame(self, slot: _Slot[Item]) -> None:
-        """An item that died alone is known to be the cause, unless so many follow one another that it cannot be."""
-        self._blamed_in_a_row += 1
-        if slot.alone and self._blamed_in_a_row < BROKEN_AFTER:
-            self._deaths_in_a_row = 0
 
     def _replace(self, slot: _Slot[Item]) -> Iterator[Outcome[Item, Result]]:
         """Takes a dead actor's finished results, asks what else is done and queues the rest again."""
-        self.deaths += 1
-        self._deaths_in_a_row += 1
-        if self._deaths_in_a_row >= BROKEN_AFTER:
-            raise InputError(
-                f"workers died {BROKEN_AFTER} times in a row without a result: look into Ray's logs "
-                "(/tmp/ray/session_latest/logs) for the cause, often too little memory"
-            )
+        self._blame.death()
         ray.kill(slot.actor)  # an actor that is merely out of reach must not work on beside its replacement
         lost: list[Item] = []
         for reference in list(slot.flying):
@@ -286,19 +272,17 @@ class ActorPool(Generic[Item, Result]):
         self._slots.remove(slot)
         done = self._on_replaced(slot.index, lost) if self._on_replaced is not None and lost else ()
         for item in lost:
-            name = self._item_id(item)
-            self._strikes[name] += 1
-            if name in done:
-                del self._strikes[name]
+            if self._item_id(item) in done:
+                self._blame.forget(self._item_id(item))
                 yield Outcome(item, recovered=True)
-            elif self._strikes[name] >= STRIKES:
-                del self._strikes[name]
-                self._blame(slot)
-                yield Outcome(item, error=WorkerDied(f"its worker process died {STRIKES} times"))
-            elif self._strikes[name] == STRIKES - 1:
-                self._suspects.append(item)
-            else:
-                self._again.append(item)
+                continue
+            match self._blame.strike(self._item_id(item), slot.alone):
+                case "guilty":
+                    yield Outcome(item, error=WorkerDied(f"its worker process died {STRIKES} times"))
+                case "suspect":
+                    self._suspects.append(item)
+                case "innocent":
+                    self._again.append(item)
         self._fill_slot(slot.index)
 
 
