@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import sys
 import time
@@ -73,7 +74,7 @@ class RunLog:
         if self._silent:
             return
         row = {**row, "at": time.time()}
-        self._file.write(json.dumps(row) + "\n")
+        self._file.write(_line(row))
         self._file.flush()
         step = int(row["step"])
         for name, value in row.items():
@@ -176,8 +177,19 @@ def drop_rows_after(path: Path, step: int) -> None:
     kept = [row for row in rows if row["step"] <= step]
     if path.exists():
         part = path.with_name(path.name + ".part")
-        part.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        part.write_text("".join(map(_line, kept)))
         part.rename(path)
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    """A row of ``metrics.jsonl``; null for what is not finite, as the norm of a float16 step that was skipped.
+
+    JSON has no word for it, and a reader that is strict would refuse the file.
+    """
+    known = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
+    }
+    return json.dumps(known, allow_nan=False) + "\n"
 
 
 def _progress(console: Console, disable: bool) -> Progress:

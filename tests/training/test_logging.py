@@ -1,7 +1,9 @@
 import io
 import json
+import math
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -51,6 +53,16 @@ def test_a_resumed_run_writes_over_what_a_crash_left_behind(tmp_path: Path) -> N
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert scalars(tmp_path).keys() == {1, 2, 3, 4, 5, 6}
+
+
+def test_a_row_is_json_even_where_a_float16_step_was_skipped(tmp_path: Path) -> None:
+    with RunLog(tmp_path, Console(file=io.StringIO()), step=0, total_steps=10, seconds=None) as log:
+        for step in (1, 2, 3):
+            log.write({"step": step, "loss": 1.0, **ROW, "gradient_norm": math.inf}, float(step))
+    write(tmp_path, range(3, 4), step=2)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    assert [row["gradient_norm"] for row in rows] == [None, None, ROW["gradient_norm"]]
 
 
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:
