@@ -19,6 +19,7 @@ from rich.table import Table
 from pipeline.cli import console, progress_bar, run_verb, verb_parser, warn
 from pipeline.config import Recipe
 from pipeline.errors import InputError
+from pipeline.replacing import replace_file
 from pipeline.training.arguments import add_model_arguments
 from pipeline.wording import counted
 
@@ -51,7 +52,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from pipeline.shards.left_out import LeftOut
     from pipeline.shards.reader import ShardSet
-    from pipeline.training.checkpoint import replace_file
     from pipeline.training.runs import best_checkpoint, note_stand_ins, read_recipe
 
     recipe = read_recipe(arguments.run, arguments.recipe, overrides)

@@ -23,6 +23,7 @@ from rich.table import Table
 from pipeline.cli import console, positive_int, progress_bar, run_verb, verb_parser, warn
 from pipeline.config import Recipe
 from pipeline.errors import InputError
+from pipeline.replacing import replace_file
 from pipeline.training.arguments import add_model_arguments
 
 if TYPE_CHECKING:
@@ -49,7 +50,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--whole-videos {arguments.whole_videos}: give a number of characters")
 
     from pipeline.benchmarks.retrieval_page import retrieval_page
-    from pipeline.training.checkpoint import replace_file
     from pipeline.training.runs import best_checkpoint, note_stand_ins, read_recipe
 
     recipe = read_recipe(arguments.run, arguments.recipe, overrides)

@@ -29,6 +29,7 @@ from pipeline.media.errors import MediaError
 from pipeline.pages.charts import Point, bar_chart, line_chart
 from pipeline.pages.images import data_uri, spectrogram_picture
 from pipeline.pages.page import Section, Tile, render_report, table
+from pipeline.replacing import replace_file
 from pipeline.shards.reader import ShardSet
 from pipeline.shards.sample import Sample
 from pipeline.wording import counted
@@ -75,9 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     target = arguments.out or arguments.run / "report.html"
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_suffix(".tmp")
-    beside.write_text(page)
-    beside.replace(target)
+    replace_file(target, lambda part: part.write_text(page))
     console.print(f"report: {target} ({len(page) / 1e6:.1f} MB)")
 
 

@@ -23,6 +23,7 @@ import yaml
 from pipeline.cli import console, parse_with_recipe, positive_float, run_verb, verb_parser, warn
 from pipeline.config import Recipe
 from pipeline.errors import InputError
+from pipeline.replacing import replace_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -256,8 +257,10 @@ def _validation(shards: ShardSet, recipe: Recipe, prepare: Prepare) -> Callable[
 
 
 def _write_settings(run: Path, recipe: Recipe) -> None:
+
     run.mkdir(parents=True, exist_ok=True)
-    (run / "config.yaml").write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False))
+    text = yaml.safe_dump(recipe.to_dict(), sort_keys=False)
+    replace_file(run / "config.yaml", lambda part: part.write_text(text))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from pipeline.acquire.locks import only_one
 from pipeline.errors import InputError
+from pipeline.replacing import replace_file
 from pipeline.types import without_surrogates
 
 SCHEMA = pa.schema(
@@ -136,13 +137,7 @@ class Ledger:
         # Parts sort by time; host, process and number keep two drivers apart.
         name = f"{time.time_ns():020d}-{socket.gethostname()}-{os.getpid()}-{next(self._numbers)}.parquet"
         unfinished = self.folder / f".{name}.part"
-        try:
-            pq.write_table(table, unfinished, compression="zstd")
-            with unfinished.open("rb+") as written:
-                os.fsync(written.fileno())
-            unfinished.replace(self.folder / name)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        replace_file(self.folder / name, lambda part: pq.write_table(table, part, compression="zstd"), unfinished)
         return self.folder / name
 
     def _merge(self) -> None:

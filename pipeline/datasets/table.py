@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from pipeline.datasets.caption_columns import CAPTIONS, first_incomplete, from_column, to_column
 from pipeline.datasets.identity import is_video_id
 from pipeline.errors import InputError
+from pipeline.replacing import replace_file
 from pipeline.types import LATEST_TIME, Caption, Video, without_surrogates
 
 SCHEMA = pa.schema(
@@ -74,8 +75,7 @@ def write_manifest(
     """Writes a manifest as the videos come; memory holds one row group and the ids seen.
 
     Rows with an id that was there before or that is malformed are left out, and so are captions that end before they
-    start: which of the two times is wrong nobody knows. The file is written beside ``path`` and
-    renamed once complete.
+    start: which of the two times is wrong nobody knows. The file is there once it is complete.
 
     Args:
         path: the manifest, by custom ``manifests/<name>.parquet``.
@@ -88,9 +88,9 @@ def write_manifest(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     summary = ManifestSummary(path)
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
-        with pq.ParquetWriter(unfinished, SCHEMA, compression="zstd", write_page_checksum=True) as writer:
+
+    def write(part: Path) -> None:
+        with pq.ParquetWriter(part, SCHEMA, compression="zstd", write_page_checksum=True) as writer:
             group: list[Video] = []
             for video in _accepted(videos, summary):
                 group.append(video)
@@ -107,9 +107,8 @@ def write_manifest(
                 f"{', such as ' + repr(summary.malformed.names[0]) if summary.malformed.names else ''}); "
                 "is this the right file and column?"
             )
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+
+    replace_file(path, write, path.with_name(f".{path.name}.part"))
     return summary
 
 

@@ -20,6 +20,7 @@ from pipeline.demo.processes import end_with_parent
 from pipeline.demo.topics import NAMED, PACES, SIDES, TOPICS, Scene, Topic
 from pipeline.errors import InputError
 from pipeline.media.ffmpeg import ffmpeg_binary
+from pipeline.replacing import replace_file
 from pipeline.types import Caption, Video
 
 VIDEOS_PER_TOPIC = 7
@@ -63,9 +64,7 @@ def build_corpus(folder: Path, processes: int | None = None) -> Iterator[Video]:
         for script in pool.map(_draw, todo, [folder / "videos"] * len(todo)):
             yield script.video
     lines = [json.dumps(_as_row(script.video)) for script in todo]
-    beside = folder / "videos.jsonl.tmp"
-    beside.write_text("\n".join(lines) + "\n")
-    beside.replace(folder / "videos.jsonl")
+    replace_file(folder / "videos.jsonl", lambda part: part.write_text("\n".join(lines) + "\n"))
 
 
 def _as_row(video: Video) -> dict[str, object]:

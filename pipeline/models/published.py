@@ -7,7 +7,7 @@ import difflib
 import math
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from pipeline.models.build import Network, build_model
 from pipeline.models.checkpoints import find_state_dict, published_config, read_checkpoint
 from pipeline.models.davenet import BLOCKS, DavenetSize
 from pipeline.models.mft_program import PROGRAM_NAMES, arch_of_settings, from_program, settings_of_arch
+from pipeline.replacing import replace_file
 
 _SETTINGS = tuple(setting.name for setting in dataclasses.fields(ModelSettings))
 _CHOICES = {
@@ -96,9 +97,9 @@ def save_published(model: Network, path: str | Path) -> None:
     if model.settings.name == "mft":
         arch = arch_of_settings(model.settings)
         config = yaml.safe_dump({"arch": arch}, sort_keys=False)
-        _replace(path.parent / "config.yaml", lambda part: part.write_text(config))
+        replace_file(path.parent / "config.yaml", lambda part: part.write_text(config))
         content = {"arch": arch["type"], "epoch": 0, "state_dict": content, "config": {"arch": arch}}
-    _replace(path, lambda part: torch.save(content, part))
+    replace_file(path, lambda part: torch.save(content, part))
 
 
 def _own_settings(checkpoint: Any) -> dict[str, Any]:
@@ -248,10 +249,3 @@ def _check_layout(model: Network, weights: Mapping[str, Tensor], where: str) -> 
     strange = [name for name in weights if name not in expected]
     if strange:
         raise InputError(f"{where}: has {strange[0]}, which {model.settings.name} does not know")
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Writes beside and renames, so that nobody reads half a file."""
-    part = path.with_name(path.name + ".part")
-    write(part)
-    part.replace(path)

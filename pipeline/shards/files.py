@@ -87,29 +87,11 @@ def stems(folder: Path, suffix: str) -> list[Stem]:
     return [stem for stem in found if stem is not None]
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes the creation, renaming and removal of a folder's files durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
     """Writes all of ``data``; a short write is continued."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-def sync_file(path: Path) -> None:
-    """Makes a file's bytes durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.shards.files import FORMAT_VERSION, NewerFormatError, ShardError, Stem, one_line, sync_file, sync_folder
+from pipeline.replacing import replace_file
+from pipeline.shards.files import FORMAT_VERSION, NewerFormatError, ShardError, Stem, one_line
 from pipeline.types import Modality
 
 MODALITIES: tuple[Modality, ...] = ("text", "2d", "3d", "audio")
@@ -103,16 +104,16 @@ SCHEMA = pa.schema(
 
 
 def write_index(stem: Stem, rows: Sequence[IndexRow]) -> None:
-    """Writes the index of a sealed shard beside its name, then renames it: it is whole or not there."""
+    """Writes the index of a sealed shard: it is whole or not there."""
     table = pa.Table.from_pylist([_flat(row) for row in rows], schema=SCHEMA)
     metadata = {"format_version": FORMAT_VERSION, "tar_size": stem.tar.stat().st_size, "samples": len(rows)}
     table = table.replace_schema_metadata({key: str(value) for key, value in metadata.items()})
-    beside = stem.index.with_name(stem.index.name + ".new")
-    # a small file is read three times as fast without compression
-    pq.write_table(table, beside, compression="none", write_page_checksum=True)
-    sync_file(beside)
-    beside.replace(stem.index)
-    sync_folder(stem.folder)
+
+    def write(part: Path) -> None:
+        # a small file is read three times as fast without compression
+        pq.write_table(table, part, compression="none", write_page_checksum=True)
+
+    replace_file(stem.index, write, stem.index.with_name(stem.index.name + ".new"))
 
 
 def load_index(stem: Stem, columns: list[str] | None = None) -> tuple[pa.Table, int]:

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.shards.files import FORMAT_VERSION, Stem, sync_file
+from pipeline.replacing import replace_file
+from pipeline.shards.files import FORMAT_VERSION, Stem
 from pipeline.shards.index import SCHEMA, load_index, read_index
 from pipeline.shards.index_checks import first_wrong
 
@@ -83,11 +84,8 @@ def _sound(table: pa.Table, tar_sizes: NDArray[np.int64]) -> bool:
 
 
 def _write(folder: Path, table: pa.Table) -> None:
-    beside = folder / f"{COPY}.tmp{os.getpid()}"
-    try:
-        with pa.OSFile(str(beside), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+    def write(part: Path) -> None:
+        with pa.OSFile(str(part), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
-        sync_file(beside)
-        beside.replace(folder / COPY)
-    finally:
-        beside.unlink(missing_ok=True)
+
+    replace_file(folder / COPY, write, folder / f"{COPY}.tmp{os.getpid()}")

@@ -11,6 +11,7 @@ import yaml
 
 from pipeline.config import Recipe
 from pipeline.errors import InputError
+from pipeline.replacing import replace_file
 
 
 def claim_folder(folder: Path, recipe: Recipe) -> None:
@@ -69,6 +70,5 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:
-    beside = path.with_name(f"{path.name}.tmp{os.getpid()}")
-    beside.write_text(yaml.safe_dump(values, sort_keys=False))
-    beside.replace(path)
+    text = yaml.safe_dump(values, sort_keys=False)
+    replace_file(path, lambda part: part.write_text(text), path.with_name(f"{path.name}.tmp{os.getpid()}"))

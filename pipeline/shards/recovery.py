@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.shards.files import ShardError, Stem, WriterLock, stems, sync_folder
+from pipeline.replacing import sync_folder
+from pipeline.shards.files import ShardError, Stem, WriterLock, stems
 from pipeline.shards.index import IndexRow, read_index, read_journal, write_index
 from pipeline.shards.remote import remote_url
 

@@ -19,7 +19,8 @@ import yaml
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import InputError
-from pipeline.shards.files import FORMAT_VERSION, ShardError, Stem, one_line, stems, sync_file, sync_folder
+from pipeline.replacing import replace_file, sync_file
+from pipeline.shards.files import FORMAT_VERSION, ShardError, Stem, one_line, stems
 from pipeline.shards.index import check_version
 from pipeline.shards.provenance import read_provenance
 
@@ -233,8 +234,5 @@ def _note(folder: Path, url: str) -> None:
     _check_note(folder, url)
     if remote_url(folder) == url:
         return
-    beside = folder / f"{_NAME}.new"
-    beside.write_text(json.dumps({"format": FORMAT_VERSION, "url": url}) + "\n")
-    sync_file(beside)
-    beside.replace(folder / _NAME)
-    sync_folder(folder)
+    text = json.dumps({"format": FORMAT_VERSION, "url": url}) + "\n"
+    replace_file(folder / _NAME, lambda part: part.write_text(text))

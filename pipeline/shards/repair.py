@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.errors import InputError
-from pipeline.shards.files import NewerFormatError, ShardError, Stem, WriterLock, stems, sync_folder, write_all
+from pipeline.replacing import sync_folder
+from pipeline.shards.files import NewerFormatError, ShardError, Stem, WriterLock, stems, write_all
 from pipeline.shards.index import IndexRow, read_index, rows_of, write_index
 from pipeline.shards.recovery import END_OF_TAR, seal_leftovers
 from pipeline.shards.remote import remote_url

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from pipeline.shards.files import Stem, WriterLock, check_writer, naming, stems, sync_folder, write_all
+from pipeline.replacing import sync_folder
+from pipeline.shards.files import Stem, WriterLock, check_writer, naming, stems, write_all
 from pipeline.shards.index import IndexRow, journal_line, read_index
 from pipeline.shards.recovery import END_OF_TAR, counted_rows, finish_sealing
 from pipeline.shards.sample import Sample, encode

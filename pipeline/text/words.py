@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.replacing import replace_file
 from pipeline.text.vector_files import collection_file, read_stored, read_vectors
 
 _EPOCHS = 30
@@ -53,7 +54,7 @@ class WordVectors:
         return np.array([place for place in known if place is not None], dtype=np.int32)
 
     def save(self, path: str | Path) -> None:
-        """Writes a Parquet file: ``word`` string, ``vector`` list of ``dim`` float32; beside it first, then renamed."""
+        """Writes a Parquet file: ``word`` string, ``vector`` list of ``dim`` float32; whole or not there."""
         flat = pa.array(self.vectors.ravel())
         table = pa.table(
             {
@@ -70,11 +71,8 @@ class WordVectors:
 
 
 def write_words(table: pa.Table, path: str | Path) -> None:
-    """Writes a table of words beside first, then renames it: whoever reads sees all of it."""
-    path = Path(path)
-    beside = path.with_name(path.name + ".part")
-    pq.write_table(table, beside, compression="zstd")
-    beside.replace(path)
+    """Writes a table of words; whoever reads sees all of it."""
+    replace_file(Path(path), lambda part: pq.write_table(table, part, compression="zstd"))
 
 
 def build_word_vectors(

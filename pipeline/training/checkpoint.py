@@ -15,6 +15,7 @@ import torch
 
 from pipeline.errors import InputError
 from pipeline.models.checkpoints import check_records, seal
+from pipeline.replacing import replace_file
 
 State = dict[str, Any]
 """Tensors, numbers, strings and containers of them: what ``torch.load(weights_only=True)`` reads."""
@@ -198,21 +199,3 @@ def _save(state: State, path: Path) -> None:
 
 def _first_sentence(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
-
-
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file beside and renames it: whoever reads, even after a power cut, sees the old one or the new one."""
-    part = path.with_name(path.name + ".part")
-    try:
-        write(part)
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    part.rename(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from pipeline.replacing import replace_file
+
 T = TypeVar("T")
 Row = dict[str, Any]
 """Numbers by name; ``step`` and ``epoch`` are whole."""
@@ -172,13 +174,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def drop_rows_after(path: Path, step: int) -> None:
-    """Removes rows of later steps than ``step``; the file is replaced in one move."""
+    """Removes rows of later steps than ``step``."""
     rows = read_rows(path)
     kept = [row for row in rows if row["step"] <= step]
     if path.exists():
-        part = path.with_name(path.name + ".part")
-        part.write_text("".join(map(_line, kept)))
-        part.rename(path)
+        replace_file(path, lambda part: part.write_text("".join(map(_line, kept))))
 
 
 def _line(row: Mapping[str, Any]) -> str:

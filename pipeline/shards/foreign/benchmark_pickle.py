@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
+from pipeline.replacing import replace_file
 from pipeline.shards.clips import feature_window, time_to_frame
 from pipeline.shards.foreign.features import Foreign, time_first
 from pipeline.shards.foreign.unpickle import read_arrays
@@ -200,10 +201,12 @@ def write_clips(
         sample = shards.read(video_id, check=True)
         entries += [_entry(sample, index, caption) for index, caption in enumerate(sample.captions)]
         progress()
-    beside = path.with_name(path.name + ".part")
-    with beside.open("wb") as file:
-        pickle.dump(entries, file, protocol=4)
-    beside.replace(path)
+
+    def write(part: Path) -> None:
+        with part.open("wb") as file:
+            pickle.dump(entries, file, protocol=4)
+
+    replace_file(path, write)
     return len(entries)
 
 

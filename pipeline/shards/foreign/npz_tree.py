@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pipeline.datasets.generic import captions_of
 from pipeline.datasets.jsonfile import LargeObject
 from pipeline.errors import InputError
+from pipeline.replacing import replace_file
 from pipeline.shards.foreign.features import Foreign, time_first
 from pipeline.shards.foreign.unpickle import read_arrays
 from pipeline.shards.reader import ShardSet
@@ -206,10 +207,11 @@ def _write_list(videos: list[str], file: BinaryIO) -> None:
 
 
 def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    beside = path.with_name(path.name + ".part")
-    with beside.open("wb") as file:
-        write(file)
-    beside.replace(path)
+    def opened(part: Path) -> None:
+        with part.open("wb") as file:
+            write(file)
+
+    replace_file(path, opened)
 
 
 def read_list(path: Path, refused: Callable[[str], None] = lambda message: None) -> set[str]:
