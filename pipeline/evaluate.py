@@ -97,6 +97,12 @@ def _embed(recipe: Recipe, shards: Path, checkpoint: Path, total: int | None) ->
         clips = embed_clips(trained.model, progress.track(batches, description="evaluate"), trained.prepare)
     for message in batches.damaged:
         warn(f"left out: {message}")
+    if batches.not_told_apart:
+        console.print(
+            f"evaluate: {batches.not_told_apart:,} of {len(clips.clip_ids):,} clips show the same stretch of video as "
+            "another: only captions tell those apart, and R@1 counts a tie for the first place as a miss",
+            soft_wrap=True,
+        )
     return clips, batches.left_out
 
 

@@ -15,6 +15,8 @@ from pipeline.config import load_recipe
 from pipeline.errors import InputError
 from pipeline.models import build_model, save_published
 from pipeline.training.checkpoint import read_checkpoint
+from pipeline.types import Caption
+from tests.shards.samples import make_sample, write_shards
 from tests.tiny_run import MCN, write_recipe, write_tiny_shards
 
 
@@ -66,6 +68,22 @@ def test_results_of_several_test_sets_lie_side_by_side(folder: Path) -> None:
     evaluate.main(["--run", str(folder / "run"), "--shards", str(folder / "shards"), "--out", out])
     written = {path.name for path in (folder / "run").glob("youcook2*")}
     assert written == {"youcook2.json", "youcook2-ranks.parquet", "youcook2-retrieval.html"}
+
+
+def test_clips_that_only_their_captions_tell_apart_are_counted(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(folder)
+    assert "tell those apart" not in capsys.readouterr().err
+    shutil.copytree(folder / "run", tmp_path / "run")
+    sample = make_sample("test-0", seconds=12, split="test")
+    first, second = sample.captions
+    sample.captions = [first, Caption(*first[:2], second.text)]
+    write_shards(tmp_path / "shards", [sample, make_sample("test-1", seconds=12, split="test")])
+    shutil.copy(folder / "shards" / "words.parquet", tmp_path / "shards")
+    metrics = run(tmp_path)["retrieval"]
+    assert "2 of 4 clips show the same stretch of video as another" in " ".join(capsys.readouterr().err.split())
+    assert metrics["t2v"]["R1"] <= 50.0
 
 
 def test_another_split(folder: Path) -> None:

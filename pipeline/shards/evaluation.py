@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -87,6 +88,13 @@ class EvaluationBatches:
         self.left_out = 0
         """Clips that are missing from it for that."""
         self._checked: set[int] = set()
+        self._stretches: dict[tuple[int, int], tuple[int, float, float]] = {}
+
+    @property
+    def not_told_apart(self) -> int:
+        """Clips of the last iteration whose stretch of video another clip, of another caption, has too."""
+        times = Counter(self._stretches.values())
+        return sum(count for count in times.values() if count > 1)
 
     @property
     def clips(self) -> int:
@@ -97,7 +105,7 @@ class EvaluationBatches:
         return -(-len(self._clips) // self._batch_clips)
 
     def __iter__(self) -> Iterator[Batch]:
-        self.damaged, self.left_out, self._checked = [], 0, set()
+        self.damaged, self.left_out, self._checked, self._stretches = [], 0, set(), {}
         for first in range(0, len(self._clips), self._batch_clips):
             wanted = self._clips[first : first + self._batch_clips]
             try:
@@ -144,11 +152,14 @@ class EvaluationBatches:
         numbers, place = np.unique([number for number, _ in wanted], return_inverse=True)
         reader.fetch(numbers)
         narrations = reader.narrations.read(numbers)
-        clips = whole_clips(narrations, narrations.bounds[place] + [index for _, index in wanted])
+        captions = narrations.bounds[place] + [index for _, index in wanted]
+        clips = whole_clips(narrations, captions)
         for video in reader.fill(arrays_of(batch), numbers, clips, narrations):
             reader.finish(video)
         texts = {number: reader.narrations.texts(number) for number in numbers.tolist()}
         self._check(numbers.tolist())
+        for clip, caption in zip(wanted, captions.tolist(), strict=True):
+            self._stretches[clip] = clip[0], float(narrations.starts[caption]), float(narrations.ends[caption])
         batch["clip_ids"] = [f"{self._ids[number]}/{index}" for number, index in wanted]
         batch["texts"] = [texts[number][index] for number, index in wanted]
         return batch
