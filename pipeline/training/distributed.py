@@ -19,12 +19,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from pipeline.errors import InputError
 from pipeline.objectives.contrastive import ALL
 
 T = TypeVar("T")
 
 _CPU = torch.device("cpu")
 _BUCKET_BYTES = 64 << 20
+_PEER_GONE = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "remote process exited")
+"""How gloo and NCCL say that another process is not there."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Ranks:
     rank: int = 0
     world_size: int = 1
     device: torch.device = _CPU
+    patient: Any = None
+    """Those that wait for the main rank however long it works alone, as in an evaluation; None: as for all else."""
 
     @property
     def is_main(self) -> bool:
@@ -107,11 +112,11 @@ class Ranks:
         return values
 
     def from_main(self, value: T) -> T:
-        """The main rank's value, on all ranks."""
+        """The main rank's value, on all ranks; they wait for as long as it takes to have it."""
         if self.world_size == 1:
             return value
         holder: list[Any] = [value]
-        dist.broadcast_object_list(holder, src=0)
+        dist.broadcast_object_list(holder, src=0, group=self.patient)
         return holder[0]
 
 
@@ -156,7 +161,17 @@ def join_ranks() -> Iterator[Ranks]:
         return
     dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(minutes=30))
     try:
-        yield Ranks(dist.get_rank(), world_size, device)
+        # a process that ends is noticed at once all the same
+        patient = dist.new_group(backend="gloo", timeout=timedelta(days=30))
+        yield Ranks(dist.get_rank(), world_size, device, patient)
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in _PEER_GONE):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"another process of this run has ended, or is out of reach ({reason}): look at what it said; "
+            "the same command continues"
+        ) from None
     finally:
         dist.destroy_process_group()
 

@@ -48,6 +48,7 @@ class RunLog:
             seconds: limit of its time, for the progress bar.
             silent: nothing is written or shown: another rank does it.
         """
+        self._path = run / "metrics.jsonl"
         self._silent = silent
         self._console = console
         self._seconds = seconds
@@ -57,8 +58,8 @@ class RunLog:
         self._task = self._progress.add_task("training", total=total_steps if seconds is None else seconds, state="")
         if not silent:
             run.mkdir(parents=True, exist_ok=True)
-            drop_rows_after(run / "metrics.jsonl", step)
-            self._file = (run / "metrics.jsonl").open("a")
+            drop_rows_after(self._path, step)
+            self._file = self._path.open("a")
             self._events = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
 
     def __enter__(self) -> Self:
@@ -84,11 +85,29 @@ class RunLog:
                 self._events.add_scalar(name, value, step)
         state = f"loss {row['loss']:.3f}, {row['clips_per_second']:,.0f} clips/s, {row['data_wait']:.0%} waiting"
         self._progress.update(self._task, completed=step if self._seconds is None else elapsed, state=state)
-        if "score" in row:
-            self._console.print(f"training: {describe_evaluation(row)}", soft_wrap=True, markup=False)
+        self._tell_evaluation(row)
         if not self._console.is_terminal and time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             self._console.print(f"training: {describe(row, self._total_steps)}", soft_wrap=True)
+
+    def add(self, step: int, found: Mapping[str, float]) -> None:
+        """Adds the numbers of an evaluation to the row of its step, which was written without them."""
+        if self._silent:
+            return
+        self._file.close()
+        rows = read_rows(self._path)
+        if not rows or rows[-1]["step"] != step:
+            rows.append({"step": step})
+        rows[-1] |= found
+        _write_rows(self._path, rows)
+        self._file = self._path.open("a")
+        for name, value in found.items():
+            self._events.add_scalar(name, value, step)
+        self._tell_evaluation(rows[-1])
+
+    def _tell_evaluation(self, row: Row) -> None:
+        if "score" in row:
+            self._console.print(f"training: {describe_evaluation(row)}", soft_wrap=True, markup=False)
 
 
 class Stopwatch:
@@ -178,7 +197,11 @@ def drop_rows_after(path: Path, step: int) -> None:
     rows = read_rows(path)
     kept = [row for row in rows if row["step"] <= step]
     if path.exists():
-        replace_file(path, lambda part: part.write_text("".join(map(_line, kept))))
+        _write_rows(path, kept)
+
+
+def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    replace_file(path, lambda part: part.write_text("".join(map(_line, rows))))
 
 
 def _line(row: Mapping[str, Any]) -> str:

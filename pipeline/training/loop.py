@@ -117,6 +117,19 @@ def train(
     over = position.step >= last_step or ranks.any(seconds is not None and position.elapsed >= seconds)
 
     with log, StopRequest() as stop:
+        # an evaluation that failed, or was left off for who asked to stop, is made up for
+        unscored = state is not None and state.get("score") is None
+        if validate is not None and unscored and (over or _is_multiple(position.step, settings.evaluate_every)):
+            found, failure = _validated(validate, model, ranks, stop)
+            model.train(not settings.eval_mode)
+            if failure is not None:
+                raise failure
+            if found:
+                log.add(position.step, found)
+                snapshot = capture(position, parts, recipe.to_dict(), ranks)
+                if ranks.is_main:
+                    checkpoints.save(position.step, snapshot, found["score"])
+            stopwatch.next_lap()
         for batch in stopwatch.waiting(_endless(loader)) if not over else ():
             rate = learning_rate(settings, position.step, steps_per_epoch)
             for group in optimizer.param_groups:

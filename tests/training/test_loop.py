@@ -247,6 +247,46 @@ def test_an_evaluation_is_left_off_for_who_asks_to_stop(tmp_path: Path) -> None:
     assert run_training(tmp_path, newest(tmp_path), validate=lambda _: {"score": 1.0}, steps=8).finished
 
 
+@pytest.mark.parametrize("steps", [5, 12])
+def test_an_evaluation_that_was_left_off_or_failed_is_made_up_for(tmp_path: Path, steps: int) -> None:
+    def sum_of_weights(model: torch.nn.Module) -> dict[str, float]:
+        return {"retrieval/t2v/R10": 50.0, "score": sum(weight.abs().sum().item() for weight in model.parameters())}
+
+    def stopped(model: torch.nn.Module) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        model(FakeLoader()._part(torch.tensor([0, 1])))
+        raise AssertionError
+
+    def failing(model: torch.nn.Module) -> dict[str, float]:
+        raise InputError("a test video is damaged")
+
+    run_training(tmp_path / "undisturbed", validate=sum_of_weights, steps=steps, evaluate_every=5)
+    run = tmp_path / "run"
+    run_training(run, validate=stopped, steps=steps, evaluate_every=5)
+    for _ in range(2):
+        with pytest.raises(InputError, match="a test video is damaged"):
+            run_training(run, newest(run), validate=failing, steps=steps, evaluate_every=5)
+    outcome = run_training(run, newest(run), validate=sum_of_weights, steps=steps, evaluate_every=5)
+    assert outcome.finished and outcome.position.step == steps
+    scores = [
+        {row["step"]: (row["loss"], row.get("score"), row.get("retrieval/t2v/R10")) for row in read_rows(path)}
+        for path in (run / "metrics.jsonl", tmp_path / "undisturbed" / "metrics.jsonl")
+    ]
+    assert scores[0] == scores[1] and len(scores[0]) == steps
+    best = [Checkpoints(folder / "checkpoints").best() for folder in (run, tmp_path / "undisturbed")]
+    assert best[0] == best[1] is not None
+
+
+def test_a_step_at_which_no_evaluation_is_due_is_not_evaluated_when_a_run_goes_on(tmp_path: Path) -> None:
+    run_training(tmp_path, steps=4)
+    evaluated: list[int] = []
+    validate = lambda _: evaluated.append(1) or {"score": 1.0}  # noqa: E731
+    run_training(tmp_path, newest(tmp_path), validate=validate, steps=9, evaluate_every=5)
+    assert len(evaluated) == 2
+    run_training(tmp_path, newest(tmp_path), validate=validate, steps=9, evaluate_every=5)
+    assert len(evaluated) == 2
+
+
 def test_what_a_checkpoint_held_does_not_stay_in_memory(tmp_path: Path) -> None:
     run_training(tmp_path, steps=2)
     state = newest(tmp_path)
