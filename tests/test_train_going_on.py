@@ -17,6 +17,7 @@ from pipeline.acquire.locks import only_one
 from pipeline.errors import InputError
 from pipeline.training.checkpoint import Checkpoints, read_checkpoint
 from pipeline.training.logging import read_rows
+from tests.processes import descendants, kill, named
 from tests.tiny_run import write_recipe, write_tiny_shards
 
 
@@ -199,17 +200,32 @@ def test_bare_weights_are_no_position(folder: Path, tmp_path: Path) -> None:
         train.main(command(folder, tmp_path / "run", "--resume", str(tmp_path / "weights.pt")))
 
 
-@pytest.mark.slow
-def test_a_signal_to_all_processes_of_torchrun_saves(folder: Path, tmp_path: Path) -> None:
+def two_processes(folder: Path, run: Path) -> subprocess.Popen[str]:
+    """A long training under torchrun, which has begun."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = command(folder, tmp_path, "--train.steps", "100000", "--train.checkpoint_every", "100000")
+    arguments = command(folder, run, "--train.steps", "100000", "--train.checkpoint_every", "100000")
     process = subprocess.Popen(
         [*torchrun, "-m", "pipeline.train", "--", *arguments, "--train.log_every", "50", "--train.workers", "1"],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     deadline = time.monotonic() + 90
-    while not read_rows(tmp_path / "metrics.jsonl") and process.poll() is None and time.monotonic() < deadline:
+    while not read_rows(run / "metrics.jsonl") and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
+    return process
+
+
+@pytest.mark.slow
+def test_a_process_of_torchrun_says_that_another_is_gone(folder: Path, tmp_path: Path) -> None:
+    process = two_processes(folder, tmp_path)
+    kill(named(descendants(process.pid), "pipeline.train")[1])
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode != 0
+    assert "error: another process of this run has ended" in said and "[rank" not in said
+
+
+@pytest.mark.slow
+def test_a_signal_to_all_processes_of_torchrun_saves(folder: Path, tmp_path: Path) -> None:
+    process = two_processes(folder, tmp_path)
     os.killpg(process.pid, signal.SIGTERM)
     said = process.communicate(timeout=60)[1]
     reached = Checkpoints(tmp_path / "checkpoints").steps()
