@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from pipeline.cli import console, progress_bar, run_verb, verb_parser, warn
+from pipeline.cli import console, output_file, progress_bar, run_verb, verb_parser, warn
 from pipeline.config import Recipe
 from pipeline.errors import InputError
 from pipeline.replacing import replace_file
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = verb_parser(__doc__)
     add_model_arguments(parser, split="all videos")
     parser.add_argument("--category", type=int, choices=(1, 2), default=1, help="which of a video's is its class")
-    parser.add_argument("--out", type=Path, help="default: classes.json in the run's folder")
+    parser.add_argument("--out", type=output_file, help="default: classes.json in the run's folder")
     arguments, overrides = parser.parse_known_args(argv)
 
     from pipeline.shards.left_out import LeftOut

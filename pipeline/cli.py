@@ -24,13 +24,13 @@ from pipeline.errors import InputError
 
 _OVERRIDE = re.compile(r"--[a-z_]+\.[a-z0-9_.]+")
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 """Progress and messages go to standard error; results that a program reads go to standard output."""
 
 
 def warn(message: str) -> None:
     """Says what is not as it should be but does not end the work."""
-    console.print(f"warning: {message}", style="bold yellow", soft_wrap=True, markup=False)
+    console.print(f"warning: {message}", style="bold yellow", soft_wrap=True)
 
 
 def verb_parser(description: str | None, *, recipe: str | None = None) -> argparse.ArgumentParser:
@@ -87,6 +87,14 @@ def positive_float(text: str) -> float:
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"it is {text} and must be a number above 0")
     return number
+
+
+def output_file(text: str) -> Path:
+    """The type of an argument that names a file to write: better refused now than after the work."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder: give a file in it")
+    return path
 
 
 def join_overrides(argv: Sequence[str]) -> list[str]:
@@ -157,5 +165,5 @@ def progress_bar() -> Progress:
 
 
 def _fail(message: str) -> None:
-    console.print(f"error: {message}", style="bold red", soft_wrap=True, markup=False)
+    console.print(f"error: {message}", style="bold red", soft_wrap=True)
     sys.exit(2)

@@ -144,7 +144,7 @@ def run(arguments: argparse.Namespace, recipe: Recipe) -> None:
 
 def _say(session: Session) -> None:
     for line in session.summary():
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def fetch_all(

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.table import Table
 
-from pipeline.cli import console, positive_int, progress_bar, run_verb, verb_parser, warn
+from pipeline.cli import console, output_file, positive_int, progress_bar, run_verb, verb_parser, warn
 from pipeline.config import Recipe
 from pipeline.errors import InputError
 from pipeline.replacing import replace_file
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="also retrieve whole videos by their captions; N: clips of videos whose ids have the same first N "
         "characters are of one video (11 for the ids of released files)",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, help="default: metrics.json in the run's folder")
+    parser.add_argument("--out", type=output_file, help="default: metrics.json in the run's folder")
     arguments, overrides = parser.parse_known_args(argv)
     if (arguments.whole_videos or 0) < 0:
         raise InputError(f"--whole-videos {arguments.whole_videos}: give a number of characters")

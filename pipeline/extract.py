@@ -93,12 +93,12 @@ def inspect(path: Path, settings: ExtractSettings) -> None:
         table.add_row(*row)
     console.print(table)
     for note in inspection.notes:
-        console.print(f"note: {note}", markup=False)
+        console.print(f"note: {note}")
     if inspection.missing:
-        console.print(f"no features: {inspection.missing}", markup=False, soft_wrap=True)
+        console.print(f"no features: {inspection.missing}", soft_wrap=True)
     picture = Path(f"{path.stem}.inspect.png")
     draw(inspection, picture)
-    console.print(f"frames and spectrogram: {picture}", markup=False, soft_wrap=True)
+    console.print(f"frames and spectrogram: {picture}", soft_wrap=True)
 
 
 def run(arguments: argparse.Namespace, recipe: Recipe) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import Progress
 from rich.table import Table
 
-from pipeline.cli import console, progress_bar, run_verb, verb_parser, warn
+from pipeline.cli import console, output_file, progress_bar, run_verb, verb_parser, warn
 from pipeline.config import Recipe
 from pipeline.errors import InputError
 from pipeline.replacing import replace_file
@@ -47,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--radius", type=int, help="so many seconds on both sides of a second are seen too; default: the recipe's"
     )
-    parser.add_argument("--out", type=Path, help="default: localization.json in the run's folder; the page goes beside")
+    parser.add_argument(
+        "--out", type=output_file, help="default: localization.json in the run's folder; its page beside"
+    )
     arguments, overrides = parser.parse_known_args(argv)
 
     from pipeline.benchmarks.steps import cooking_or_other, localisation_figures

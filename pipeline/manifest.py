@@ -18,7 +18,7 @@ from typing import Any
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from pipeline.cli import console, positive_float, positive_int, progress_bar, run_verb, verb_parser
+from pipeline.cli import console, output_file, positive_float, positive_int, progress_bar, run_verb, verb_parser
 from pipeline.datasets.contents import contents_of
 from pipeline.datasets.crosstask import read_crosstask
 from pipeline.datasets.files import existing
@@ -52,16 +52,16 @@ def _parser() -> argparse.ArgumentParser:
     datasets = build.add_subparsers(required=True, dest="dataset", metavar="DATASET")
     _add_datasets(datasets)
     for dataset in datasets.choices.values():
-        dataset.add_argument("--out", type=Path, help="the manifest; default: manifests/<dataset or file>.parquet")
+        dataset.add_argument("--out", type=output_file, help="default: manifests/<dataset or file>.parquet")
         _add_subset_arguments(dataset)
         dataset.set_defaults(run=_build)
     merge = verbs.add_parser("merge", help="write one manifest of several; of a video listed twice, the first counts")
-    merge.add_argument("manifests", type=Path, nargs="+")
-    merge.add_argument("--out", type=Path, required=True)
+    merge.add_argument("manifests", type=Path, nargs="+", help="the more trusted first")
+    merge.add_argument("--out", type=output_file, required=True, help="the manifest to write")
     _add_subset_arguments(merge)
     merge.set_defaults(run=_build, read=_read_manifests, dataset="merged")
     show = verbs.add_parser("show", help="say what is in a manifest")
-    show.add_argument("manifest", type=Path)
+    show.add_argument("manifest", type=Path, help="manifests/<name>.parquet")
     show.set_defaults(run=_show)
     return parser
 
@@ -76,7 +76,7 @@ def _add_datasets(datasets: Any) -> None:
     )
     howto100m.set_defaults(read=_read_howto100m)
     youcook2 = datasets.add_parser("youcook2", help="youcookii_annotations_trainval.json")
-    youcook2.add_argument("annotations", type=Path)
+    youcook2.add_argument("annotations", type=Path, help="youcookii_annotations_trainval.json")
     youcook2.set_defaults(read=lambda given, *_: read_youcook2(given.annotations))
     msrvtt = datasets.add_parser("msrvtt", help="MSRVTT_data.json, with the lists of the 1k-A test")
     msrvtt.add_argument("data", type=Path, help="MSRVTT_data.json")
@@ -85,10 +85,10 @@ def _add_datasets(datasets: Any) -> None:
     msrvtt.add_argument("--from-youtube", action="store_true", help="whole videos instead of the authors' clips")
     msrvtt.set_defaults(read=lambda given, *_: read_msrvtt(given.data, given.test, given.train, given.from_youtube))
     crosstask = datasets.add_parser("crosstask", help="the folder crosstask_release")
-    crosstask.add_argument("folder", type=Path)
+    crosstask.add_argument("folder", type=Path, help="crosstask_release")
     crosstask.set_defaults(read=lambda given, *_: read_crosstask(given.folder))
     mining = datasets.add_parser("miningyoutube", help="the repository Mining_YouTube_dataset")
-    mining.add_argument("folder", type=Path)
+    mining.add_argument("folder", type=Path, help="Mining_YouTube_dataset")
     mining.add_argument("--annotations", type=Path, help="the folder groundTruth, with <video>.txt")
     mining.add_argument(
         "--labels-per-second", type=positive_float, default=1.0, help="lines of a second in these; default: 1"
@@ -105,11 +105,11 @@ def _add_datasets(datasets: Any) -> None:
         ("hmdb51", read_hmdb51, "the folder testTrainMulti_7030_splits"),
     ):
         actions = datasets.add_parser(name, help=files)
-        actions.add_argument("folder", type=Path)
+        actions.add_argument("folder", type=Path, help=files.removeprefix("the folder "))
         actions.add_argument("--fold", type=int, choices=(1, 2, 3), default=1, help="of the three official; default: 1")
         actions.set_defaults(read=lambda given, *_, read=read: read(given.folder, given.fold))
     table = datasets.add_parser("table", help="any CSV, TSV, JSON lines, Parquet or text file of ids, URLs or paths")
-    table.add_argument("file", type=Path)
+    table.add_argument("file", type=Path, help=".csv, .tsv, .jsonl, .parquet or .txt")
     table.add_argument("--id-column", help="the column of ids; default: video_id, id, ...")
     table.add_argument("--url-column", help="the column of URLs; default: url, video_url, ...")
     table.set_defaults(read=lambda given, *_: read_table(given.file, given.id_column, given.url_column))
@@ -118,12 +118,12 @@ def _add_datasets(datasets: Any) -> None:
 def _add_subset_arguments(parser: argparse.ArgumentParser) -> None:
     keep = parser.add_argument_group("which videos to keep (all conditions that are given must hold)")
     keep.add_argument("--category", action="append", default=[], help="a first or second category; repeatable")
-    keep.add_argument("--task", action="append", default=[], help="a task id; repeatable")
+    keep.add_argument("--task", action="append", default=[], help="a task id (with --tasks a title too); repeatable")
     keep.add_argument("--rank", type=int, help="search rank up to which videos are kept")
     keep.add_argument("--split", action="append", default=[], help="a split; repeatable")
     keep.add_argument("--ids", type=Path, help="a file that lists the ids, URLs or paths to keep")
     keep.add_argument("--share", type=float, default=1.0, help="a random part of them, 0 to 1")
-    keep.add_argument("--seed", type=int, default=0, help="of --share")
+    keep.add_argument("--seed", type=int, default=0, help="of --share; default: 0")
     keep.add_argument("--limit", type=positive_int, help="the first so many")
 
 
@@ -179,6 +179,8 @@ def _read_manifests(arguments: argparse.Namespace, *_: object) -> Iterator[Video
 
 def _build(arguments: argparse.Namespace) -> None:
     out = _out(arguments)
+    if arguments.dataset == "table" and out.resolve() == arguments.file.resolve():
+        raise InputError(f"{out}: this is the list itself, which would be replaced; name another file with --out")
     out.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack, progress_bar() as progress:
         videos = _subset(arguments).of(arguments.read(arguments, stack, progress))
@@ -192,13 +194,13 @@ def _build(arguments: argparse.Namespace) -> None:
 
         summary = write_manifest(out, videos, show)
         progress.update(bars[0], completed=summary.rows)
-    console.print(_closing_line(summary), soft_wrap=True, markup=False)
+    console.print(_closing_line(summary), soft_wrap=True)
     for what, refused in (("duplicate", summary.duplicates), ("malformed", summary.malformed)):
         if refused.count:
-            console.print(f"  left out {_refused_line(what, refused)}", soft_wrap=True, markup=False)
+            console.print(f"  left out {_refused_line(what, refused)}", soft_wrap=True)
     if summary.captions_left_out:
         left_out = counted(summary.captions_left_out, "caption")
-        console.print(f"  left out {left_out} that end before they start, or have no time of a video", soft_wrap=True)
+        console.print(f"  left out {left_out} with an end before its start, or no time of a video", soft_wrap=True)
 
 
 def _out(arguments: argparse.Namespace) -> Path:

@@ -21,7 +21,7 @@ import yaml
 from pipeline import classify, localize
 from pipeline.acquire.layout import find_video
 from pipeline.acquire.ledger import Ledger, LedgerRow
-from pipeline.cli import console, run_verb, verb_parser
+from pipeline.cli import console, output_file, run_verb, verb_parser
 from pipeline.datasets.table import Manifest
 from pipeline.errors import InputError
 from pipeline.media.decode import FrameFormat, decode
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--manifest", type=Path, help="the list of videos: adds coverage, failures and throughput")
     parser.add_argument("--shards", type=Path, help="the shards: adds a sample")
     parser.add_argument("--videos", type=Path, default=Path("videos"), help="the videos: adds the sample's frames")
-    parser.add_argument("--out", type=Path, help="the page; default: report.html in the run's folder")
+    parser.add_argument("--out", type=output_file, help="the page; default: report.html in the run's folder")
     arguments = parser.parse_args(argv)
     if not arguments.run.is_dir():
         raise InputError(f"there is no run {arguments.run}; train one with: python -m pipeline.train --run ...")

@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace, recipe: Recipe) -> None:
     if not relay.total:
         seal_leftovers(shards)
         extract.upload_sealed(shards, destination)
-        console.print(f"run: nothing to do; {relay.before}", markup=False, soft_wrap=True)
+        console.print(f"run: nothing to do; {relay.before}", soft_wrap=True)
         return
     ray_pool.start(arguments.ray_address)
     # Batch systems end a job with SIGTERM; Ray has a handler of its own, which would lose the ledger's last rows.
@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace, recipe: Recipe) -> None:
         relay.tally.flush()
         ray_pool.stop()
         for line in relay.summary():
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(line, soft_wrap=True)
     if relay.got_nothing:
         raise InputError(
             f"{none_of(relay.settled, 'video')} came into a shard: "

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.json:
         print(json.dumps(found.to_dict()))
         return
-    out = Console(highlight=False)
+    out = Console(highlight=False, markup=False, emoji=False)
     out.print(_stages(found))
     if any(stage.failed for stage in found.stages.values()):
         out.print(_failures(found))

@@ -13,7 +13,7 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from pipeline.training.distributed import join_ranks  # torch takes seconds to import: not for --help
 
     run = arguments.run or Path("runs") / recipe.name
-    if run.exists() and not run.is_dir():
-        raise InputError(f"--run {run}: this is a file; give a folder")
+    if not run.is_dir() and (run.exists() or run.is_symlink()):
+        raise InputError(f"--run {run}: this is {'a file' if run.exists() else 'a link to nothing'}; give a folder")
     with join_ranks() as ranks, _alone(run) if ranks.is_main else nullcontext():
         status = _train(arguments, recipe, run, ranks)
     if status:
@@ -69,10 +69,14 @@ def _alone(run: Path) -> Iterator[None]:
     """Keeps a second training out of the folder; one that is just about to end is waited for."""
     from pipeline.acquire.locks import only_one
 
-    with only_one(run / ".lock", keep=False, wait=_WAIT) as alone:
-        if not alone:
-            raise InputError(f"another training is running in {run}: wait until it ends, or choose another --run")
-        yield
+    try:
+        with only_one(run / ".lock", keep=False, wait=_WAIT) as alone:
+            if not alone:
+                raise InputError(f"another training is running in {run}: wait until it ends, or choose another --run")
+            yield
+    finally:
+        with suppress(OSError):  # nothing stays of a command that was refused
+            run.rmdir()
 
 
 def _train(arguments: argparse.Namespace, recipe: Recipe, run: Path, ranks: Ranks) -> int:
@@ -110,6 +114,8 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, run: Path, ranks: Rank
     loader = TrainingLoader(
         shards, recipe.clips, settings.batch_videos, settings.seed, ranks.rank, ranks.world_size, settings.workers
     )
+    loss = build_loss(recipe.loss)
+    loss.check_batch(settings.batch_videos * recipe.clips.per_video)  # a network takes long to build, and a step longer
     torch.manual_seed(settings.seed)
     model = build_model(recipe.model).to(ranks.device)
     start = _starting_point(arguments, recipe, run, model, words, ranks)
@@ -126,7 +132,7 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, run: Path, ranks: Rank
                 keep_words(run, words)
 
     outcome = train(
-        recipe, model, build_loss(recipe.loss).to(ranks.device), loader, prepare, run, console,
+        recipe, model, loss.to(ranks.device), loader, prepare, run, console,
         ranks=ranks, state=start[1] if start else None, seconds=arguments.seconds, video_ids=shards.ids, begin=begin,
         validate=_validation(shards, recipe, prepare) if settings.evaluate_every else None,
     )  # fmt: skip
@@ -203,7 +209,7 @@ def _go_on_from(path: Path, state: State, recipe: Recipe, run: Path, arguments: 
         if before.get(key) != value
     ]
     if changed:
-        console.print(f"training: settings changed: {', '.join(changed)}", soft_wrap=True, markup=False)
+        console.print(f"training: settings changed: {', '.join(changed)}", soft_wrap=True)
 
 
 def _check_same_network(saved: dict[str, object], recipe: Recipe, path: Path) -> None:

@@ -86,6 +86,14 @@ def test_clips_that_only_their_captions_tell_apart_are_counted(
     assert metrics["t2v"]["R1"] <= 50.0
 
 
+def test_results_are_not_asked_for_in_place_of_a_folder(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run(folder, "--out", str(tmp_path))
+    assert f"{tmp_path} is a folder: give a file in it" in capsys.readouterr().err
+
+
 def test_another_split(folder: Path) -> None:
     assert run(folder, "--split", "train")["clips"] == 18
 
@@ -200,11 +208,12 @@ def test_settings_that_come_with_a_published_checkpoint_count(
     evaluate.main([*arguments, f"--model.{setting}", str(value).lower()])
 
 
-def test_weights_that_are_not_finite_are_told(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("factor", "what"), [(torch.nan, r"\S+ is"), (1e30, r"embeddings of \S+ are")])
+def test_weights_that_are_not_finite_are_told(folder: Path, tmp_path: Path, factor: float, what: str) -> None:
     weights = read_checkpoint(folder / "run" / "checkpoints" / "step-00000002.pt")["model"]
-    torch.save({"model": {name: value * torch.nan for name, value in weights.items()}}, tmp_path / "nan.pt")
-    with pytest.raises(InputError, match=r"nan\.pt: its embeddings of \S+ are not finite"):
-        run(folder, "--checkpoint", str(tmp_path / "nan.pt"))
+    torch.save({"model": {name: value * factor for name, value in weights.items()}}, tmp_path / "lost.pt")
+    with pytest.raises(InputError, match=rf"lost\.pt: its {what} not finite"):
+        run(folder, "--checkpoint", str(tmp_path / "lost.pt"))
 
 
 def test_a_page_shows_figures_and_examples(folder: Path) -> None:

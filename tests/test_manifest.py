@@ -1,5 +1,7 @@
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.datasets.table import Manifest
@@ -46,7 +48,7 @@ def test_each_condition_and_all_of_them(table, tmp_path):
             ["--category", "Cars", "--split", "test"],
             "none of the 100 videos of the list meets all of --category Cars, --s",
         ),
-        (["--rank", "-1"], "none of the 100 videos of the list meets --rank -1: ask for less"),
+        (["--rank", "-1"], "none of the 100 videos of the list meets --rank -1: be less strict"),
     ],
 )
 def test_what_no_video_has_is_named_with_what_there_is(table, options, message):
@@ -78,13 +80,21 @@ def test_show_counts(table, capsys):
     assert "100" in said and "Food" in said and "train 99, test 1" in said
 
 
+def test_a_list_is_not_replaced_by_its_manifest(tmp_path, capsys):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"id": ["a", "b"], "note": ["mine", "mine"]}), path)
+    with pytest.raises(InputError, match="this is the list itself, which would be replaced; name another"):
+        main(["build", "table", str(path), "--out", str(path)])
+    assert pq.read_table(path)["note"].to_pylist() == ["mine", "mine"]
+
+
 def test_build_and_show_count_captions_alike(tmp_path, capsys):
     rows = [[{"start": 0, "end": 1, "text": "cut"}, {"start": 5, "end": 1, "text": "it"}], [], None]
     text = "\n".join(json.dumps({"id": f"v{number}", "captions": row}) for number, row in enumerate(rows))
     (tmp_path / "a.jsonl").write_text(text)
     main(["build", "table", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "a.parquet")])
     said = capsys.readouterr().err
-    assert "3 videos, 1 caption of 1 video in" in said and "left out 1 caption that end" in said
+    assert "3 videos, 1 caption of 1 video in" in said and "left out 1 caption with an end" in said
     main(["show", str(tmp_path / "a.parquet")])
     assert "1 caption of 1 video" in capsys.readouterr().err
 
@@ -94,7 +104,7 @@ def test_captions_without_a_time_are_left_out_and_counted_and_those_without_a_te
     captions = [dict(zip(("start", "end", "text"), row, strict=True)) for row in rows]
     (tmp_path / "a.jsonl").write_text(json.dumps({"id": "v", "captions": captions}))
     main(["build", "table", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "a.parquet")])
-    assert "left out 3 captions that end before they start, or have no time of a video" in capsys.readouterr().err
+    assert "left out 3 captions with an end before its start, or no time of a video" in capsys.readouterr().err
     assert [video.captions for video in Manifest(tmp_path / "a.parquet")] == [[Caption(0, 1, "")] * 2]
 
 

@@ -284,6 +284,39 @@ def test_mistakes_are_told_in_one_line(folder: Path, tmp_path: Path, more: list[
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        (["--init", "nothing.pt"], "there is no such checkpoint file"),
+        (["--shards", "nowhere"], "no such folder of shards"),
+        (["--loss.name", "mcn", "--loss.clusters", "9"], "a batch of 8 clips cannot start 9 clusters"),
+    ],
+)
+def test_a_refused_command_leaves_nothing(folder: Path, tmp_path: Path, more: list[str], complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        train.main(command(folder, tmp_path / "run", *more))
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_to_start_from_that_are_not_finite_are_refused(
+    folder: Path, undisturbed: list[dict], tmp_path: Path
+) -> None:
+    weights = read_checkpoint(folder / "undisturbed" / "checkpoints" / "step-00000012.pt")["model"]
+    weights["fusion.masking_token"][0] = torch.inf
+    torch.save({"model": weights}, tmp_path / "lost.pt")
+    with pytest.raises(InputError, match=r"lost\.pt: its fusion\.masking_token is not finite"):
+        train.main(command(folder, tmp_path / "run", "--init", str(tmp_path / "lost.pt")))
+
+
+def test_names_are_shown_as_they_are(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "mft[lr=1e-4] a:b:c [" / "red]"
+    for steps in ("1", "2"):
+        train.main(command(folder, run, "--train.steps", steps))
+    said = capsys.readouterr().err
+    assert f"goes on from {run}/checkpoints/step-00000001.pt" in said
+    assert f"checkpoint in {run}" in said
+
+
 def test_another_network_does_not_go_on_with_a_runs_checkpoint(
     folder: Path, undisturbed: list[dict], tmp_path: Path
 ) -> None:

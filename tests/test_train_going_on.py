@@ -148,6 +148,9 @@ def test_a_run_is_a_folder(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("")
     with pytest.raises(InputError, match="notes: this is a file; give a folder"):
         train.main(command(folder, tmp_path / "notes"))
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    with pytest.raises(InputError, match="link: this is a link to nothing; give a folder"):
+        train.main(command(folder, tmp_path / "link"))
 
 
 def test_without_a_step_there_is_no_checkpoint_to_speak_of(

@@ -13,11 +13,14 @@ from urllib.parse import quote, urlsplit
 
 from pipeline.acquire.layout import MEDIA_ENDINGS
 from pipeline.config import DownloadSettings
+from pipeline.datasets.identity import id_from_path
 from pipeline.errors import InputError
 from pipeline.types import Video
 
 USER, PASSWORD = "DOWNLOAD_USER", "DOWNLOAD_PASSWORD"
 _USER_IN_URL = re.compile(r"(?<=://)[^/\s'\"]+@")
+_YOUTUBE_ID = 11
+"""Characters of an id of YouTube."""
 _KEY_IN_URL = re.compile(
     r"(?<=[?&])([^=&\s'\"]*(?:token|key|secret|password|signature|auth)[^=&\s'\"]*)=[^&\s'\"]+", re.I
 )
@@ -110,7 +113,7 @@ class Sources:
             yield _place(source, video)
         if video.url is not None and relative is None:
             yield Place(_host(video.url), video.url)
-        elif self._template is not None and relative is None:
+        elif self._template is not None and (relative is None or _is_youtube_file(relative, video.video_id)):
             yield _place(self._template, video)
 
 
@@ -137,6 +140,11 @@ def _place(source: str, video: Video) -> Place:
     return Place(_host(url), url)
 
 
+def _is_youtube_file(path: str, video_id: str) -> bool:
+    """Whether a path of somebody's copy names a video as YouTube does, so that a site may have it too."""
+    return len(video_id) == _YOUTUBE_ID and id_from_path(path) == video_id
+
+
 def _host(url: str) -> str:
     try:
         return (urlsplit(url).hostname or url).removeprefix("www.")
@@ -148,7 +156,8 @@ def find_in_folder(folder: Path, video: Video) -> Path | None:
     """A video's file in somebody's folder: at its relative URL, or by its id there or in a folder of its first two."""
     if video.url and "://" not in video.url:
         path = (folder / video.url).resolve()
-        return path if path.is_relative_to(folder) and path.is_file() else None
+        if path.is_relative_to(folder) and path.is_file():
+            return path
     for beside in (folder, folder / video.video_id[:2]):
         for ending in MEDIA_ENDINGS:
             path = beside / f"{video.video_id}.{ending}"

@@ -6,7 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -24,6 +24,8 @@ URL_COLUMNS = ("url", "video_url", "link", "webpage_url")
 PATH_COLUMNS = ("path", "video_path", "file", "filename")
 _FIELDS = ("start", "end", "text")
 _EXPECTED = 'expected is [{"start": 0.0, "end": 4.2, "text": "cut it"}, ...] with times in seconds'
+_FEATURES = (".npy", ".npz")
+"""Files that come from a video: lists of those name videos too, but not where these are."""
 _LINES = (".txt", ".lst", ".list")
 
 
@@ -31,7 +33,8 @@ def read_table(path: Path | str, id_column: str | None = None, url_column: str |
     """Streams the videos of a list.
 
     The columns of :class:`~pipeline.types.Video` are taken where they are there under these names, whatever their case.
-    Where there is no column of ids, the ids are those in the URLs or paths.
+    Where there is no column of ids, the ids are those in the URLs or paths. A path that is not merely the id and an
+    ending becomes the URL: the file's place in a local folder.
 
     Args:
         path: ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``, or ``.txt`` with an id, URL or path on each line.
@@ -152,6 +155,8 @@ def _to_video(row: Mapping[str, Any], id_column: str | None, url_column: str | N
         video_id = id_from_url(url) if url is not None else id_from_path(str(path))
     elif url is None and "://" in video_id:
         url, video_id = video_id, id_from_url(video_id)
+    if url is None and path is not None and _tells_where(path, video_id):
+        url = path
     return Video(
         video_id,
         url,
@@ -162,6 +167,12 @@ def _to_video(row: Mapping[str, Any], id_column: str | None, url_column: str | N
         rank=rank_of(given.get("rank")),
         captions=captions_of(row.get("captions")),
     )
+
+
+def _tells_where(path: str, video_id: str) -> bool:
+    """Whether a path says more of where a video is than that the file is called by its id, as is looked for anyway."""
+    place = PurePosixPath(path)
+    return place.suffix not in _FEATURES and (len(place.parts) > 1 or place.stem != video_id)
 
 
 def _pick(given: Mapping[str, Any], row: Mapping[str, Any], named: str | None, usual: Sequence[str]) -> str | None:

@@ -35,7 +35,7 @@ def read_howto100m(table: Path | str, captions: LargeObject | None = None) -> It
         reader = csv.DictReader(lines)
         missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
         if missing:
-            raise InputError(f"{table}: not HowTo100M_v1.csv, the columns {', '.join(missing)} are missing")
+            raise InputError(f"{table}: not HowTo100M_v1.csv, it lacks {', '.join(missing)}")
         for row in reader:
             yield Video(
                 row["video_id"],

@@ -61,7 +61,7 @@ class Subset:
         # a title stands for tasks of which the list may have some only
         self._refuse_unknown(there, () if kept else self.tasks)
         if not kept:
-            raise InputError(f"{none_of(listed, 'video')} of the list meets {self._conditions()}: ask for less")
+            raise InputError(f"{none_of(listed, 'video')} of the list meets {self._conditions()}: be less strict")
 
     def _refuse_unknown(self, there: Mapping[str, Collection[str]], tasks: Collection[str]) -> None:
         for kind, names in (("category", self.categories), ("task", tasks), ("split", self.splits)):

@@ -174,7 +174,7 @@ class Manifest:
         missing = [name for name in SCHEMA.names if name not in self._file.schema_arrow.names]
         if missing:
             raise InputError(
-                f"{self.path}: not a manifest, the columns {', '.join(missing)} are missing; "
+                f"{self.path}: not a manifest, it lacks {', '.join(missing)}; "
                 f"make one of it with: python -m pipeline.manifest build table {self.path}"
             )
         for field_ in SCHEMA:

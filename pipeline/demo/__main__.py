@@ -80,7 +80,7 @@ def _alone() -> Iterator[None]:
 def _verb(verb: str, *arguments: object) -> None:
     """Runs one stage as a user would, and shows the command."""
     command = ["python", "-m", f"pipeline.{verb}", *map(str, arguments)]
-    console.print(f"\n$ {shlex.join(command)}", style="bold", markup=False, soft_wrap=True)
+    console.print(f"\n$ {shlex.join(command)}", style="bold", soft_wrap=True)
     process = subprocess.Popen([sys.executable, *command[1:]], preexec_fn=end_with_parent)
     try:
         status = process.wait()

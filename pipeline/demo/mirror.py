@@ -293,7 +293,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     mirror = Mirror(arguments.folder, port=arguments.port)
     print(mirror.url, flush=True)
-    console.print(f"serving {mirror.folder}; Ctrl-C ends it", markup=False)
+    console.print(f"serving {mirror.folder}; Ctrl-C ends it")
     mirror.serve_forever()
 
 

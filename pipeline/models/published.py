@@ -93,6 +93,7 @@ def save_published(model: Network, path: str | Path) -> None:
     sees a whole file or none.
     """
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     content: Mapping[str, Any] = model.state_dict()
     if model.settings.name == "mft":
         arch = arch_of_settings(model.settings)

@@ -33,6 +33,9 @@ class Loss(nn.Module, ABC):
         """What of a process's outputs all processes have to know; raises InputError as :meth:`forward` does."""
         return outputs
 
+    def check_batch(self, clips: int) -> None:
+        """Raises InputError where a whole batch of so many clips is too small for this loss."""
+
     @abstractmethod
     def share(self, prepared: Mapping[str, Tensor], own: slice = ALL) -> tuple[Tensor, dict[str, Tensor]]:
         """What some samples contribute to the loss of the batch and to its terms.

@@ -68,6 +68,14 @@ class OnlineClustering(nn.Module):
         self.step += 1
         return labels, centroids
 
+    def check_batch(self, clips: int) -> None:
+        """Raises InputError where so few clips cannot start the clusters."""
+        if clips < self.clusters:
+            raise InputError(
+                f"a batch of {clips} clips cannot start {self.clusters} clusters: "
+                "lower loss.clusters or raise train.batch_videos or clips.per_video"
+            )
+
     def restart(self) -> None:
         """Forgets the centroids, not the queue: the next batch starts new ones."""
         self.step, self.centroids = 0, None
@@ -78,11 +86,7 @@ class OnlineClustering(nn.Module):
         return torch.cat([*(batch.to(fused) for batch in self.queue), fused]) if full else fused
 
     def _first(self, points: Tensor) -> Tensor:
-        if len(points) < self.clusters:
-            raise InputError(
-                f"a batch of {len(points)} clips cannot start {self.clusters} clusters: "
-                "lower loss.clusters or raise train.batch_videos or clips.per_video"
-            )
+        self.check_batch(len(points))
         there = points[(points != 0).any(dim=1)]  # a clip that has nothing would start a cluster at zero
         return first_centroids(there if len(there) >= self.clusters else points, self.clusters)
 

@@ -58,6 +58,11 @@ class MultimodalLoss(Loss):
             total = total + self.settings.reconstruction_weight * terms["reconstruction"]
         return total, {name: term.detach() for name, term in terms.items()}
 
+    def check_batch(self, clips: int) -> None:
+        """Raises InputError where so few clips cannot start the clusters."""
+        if isinstance(self.clustering, OnlineClustering):
+            self.clustering.check_batch(clips)
+
     def begin_epoch(self) -> None:
         """To be called before an epoch's first batch."""
         if isinstance(self.clustering, OnlineClustering):

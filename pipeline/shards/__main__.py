@@ -117,7 +117,7 @@ def _verify(arguments: argparse.Namespace) -> None:
     if arguments.redo is not None:
         arguments.redo.write_text("".join(f"{video_id}\n" for video_id in sorted(lost.union(missing))))
     if report.problems:
-        console.print(_advice(arguments.folder), soft_wrap=True, markup=False)
+        console.print(_advice(arguments.folder), soft_wrap=True)
         sys.exit(1)
 
 

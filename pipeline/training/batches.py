@@ -86,7 +86,8 @@ def preparation(
         if width != settings.video_dim:
             raise InputError(
                 f"{shards}: video tokens have {width} dimensions, the model takes {settings.video_dim}: "
-                f"set --model.video_dim {width}, or take shards of the backbones that it was trained on"
+                + (f"set --model.video_dim {width}, or " if width else "no video in them has features; ")
+                + "take shards of the backbones that it was trained on"
             )
         return to_device(batch, text, device)
 

@@ -107,7 +107,7 @@ class RunLog:
 
     def _tell_evaluation(self, row: Row) -> None:
         if "score" in row:
-            self._console.print(f"training: {describe_evaluation(row)}", soft_wrap=True, markup=False)
+            self._console.print(f"training: {describe_evaluation(row)}", soft_wrap=True)
 
 
 class Stopwatch:

@@ -239,7 +239,7 @@ def _note_lacking(loss: Loss, terms: Mapping[str, Tensor], console: Console) -> 
     lacking = [name for name in getattr(loss, "weights", ()) if name not in terms]
     if lacking:
         message = f"training: left out of the loss, since this model gives no embeddings for it: {', '.join(lacking)}"
-        console.print(message, soft_wrap=True, markup=False)
+        console.print(message, soft_wrap=True)
 
 
 def _endless(loader: Loader) -> Iterator[Batch]:

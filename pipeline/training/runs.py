@@ -116,7 +116,8 @@ def words_for(texts: Sequence[str], shards: Path, source: str) -> Vocabulary:
             hint = ""
             if source == "corpus":
                 hint = (
-                    "; name the words of the shards that it was trained on: --extract.words shards/<name>/words.parquet"
+                    "; its words are those of these shards' captions. Were it trained on others, name theirs: "
+                    "--extract.words shards/<name>/words.parquet"
                 )
             raise InputError(
                 f"no word of {text!r} has a vector in {source}: a text without words cannot be compared{hint}"

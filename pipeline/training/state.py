@@ -120,6 +120,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
         recipe = f", it was trained with recipe {trained['name']}" if isinstance(trained, dict) else ""
         reason = _difference(model, weights) or " ".join(str(error).split())[:300]
         raise InputError(f"{path} is of another model than the recipe's: {reason}{recipe}") from None
+    lost = [name for name, value in model.state_dict().items() if not value.isfinite().all()]
+    if lost:
+        raise InputError(f"{path}: its {lost[0]} is not finite: its training diverged; take an earlier checkpoint")
     _check_told(model, checkpoint, path)
 
 

@@ -147,7 +147,7 @@ class Tuning:
             self._padding = None  # no further batch need be counted
         if found and self._ranks.is_main:
             message = f"training: tuned in {time.monotonic() - start:,.0f} s: {'; '.join(found)}"
-            self._console.print(message, soft_wrap=True, markup=False)
+            self._console.print(message, soft_wrap=True)
 
     def _ways(self) -> Iterator[_Way]:
         audio = [module for module in self._model.modules() if isinstance(module, Davenet)]
@@ -168,7 +168,7 @@ class Tuning:
         try:
             seconds = self._seconds(lambda: self._pass(batch))
         except RuntimeError as error:  # too little memory, or a compiler that can't
-            self._console.print(f"training: {' '.join(str(error).split())[:300]}", soft_wrap=True, markup=False)
+            self._console.print(f"training: {' '.join(str(error).split())[:300]}", soft_wrap=True)
             seconds = math.inf
         self._model.zero_grad()
         for buffer, before in zip(self._model.buffers(), buffers, strict=True):

@@ -49,7 +49,8 @@ class LossWatch:
         named = ", ".join(videos[:_NAMED]) + (f" and {len(videos) - _NAMED} more" if len(videos) > _NAMED else "")
         return (
             f"{name} is {value} at step {step}, in the batch of videos {named}: look at their "
-            "features, or lower train.learning_rate, or set train.clip_gradient; checkpoints are from before it"
+            "features, or lower train.learning_rate, or set train.clip_gradient; checkpoints are from before it. "
+            "If it comes at once when the run goes on, go back further, with --resume and an earlier checkpoint"
         )
 
 

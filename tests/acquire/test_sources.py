@@ -30,6 +30,8 @@ def test_where_a_video_is_looked_for(tmp_path):
     assert places(Video("a-b"), sources=chain) == [mirror, folder, youtube]
     assert places(Video("a-b"), sources=chain, template=None) == [mirror, folder]
     assert places(Video("a-b", "film/clip.avi"), sources=[str(tmp_path)]) == [folder]
+    named = Video("nVbIUDjzWY4", "/data/htm/nVbIUDjzWY4.webm")
+    assert places(named, sources=[str(tmp_path)])[1].url == "https://www.youtube.com/watch?v=nVbIUDjzWY4"
 
 
 @pytest.mark.parametrize(
@@ -60,6 +62,7 @@ def test_files_of_a_folder(tmp_path):
     assert find_in_folder(tmp_path, Video("ab2")) == tmp_path / "ab" / "ab2.webm"
     assert find_in_folder(tmp_path, Video("x", "film/clip.avi")) == tmp_path / "film" / "clip.avi"
     assert find_in_folder(tmp_path / "film", Video("x", "../ab1.mp4")) is None
+    assert find_in_folder(tmp_path, Video("ab1", "/data/ab1.mp4")) == tmp_path / "ab1.mp4"
     assert find_in_folder(tmp_path, Video("ab3")) is None
 
 

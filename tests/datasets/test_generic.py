@@ -48,6 +48,15 @@ def test_plain_lines_of_ids_and_of_paths(tmp_path):
     assert [video.video_id for video in read(tmp_path / "c.txt", "videos/nVbIUDjzWY4.mp4\n")] == ["nVbIUDjzWY4"]
 
 
+def test_a_path_that_is_more_than_an_id_tells_where_the_video_is(tmp_path):
+    found = read(tmp_path / "a.csv", "video_id,path\nq-1,a/b.mp4\nq-2,q-2.mp4\nq-3,other.mp4\nq-4,x/q-4_2d.npy\n")
+    assert [video.url for video in found] == ["a/b.mp4", None, "other.mp4", None]
+    found = read(tmp_path / "b.txt", "mine-1.mp4\nsub/mine-2.mp4\n")
+    assert [(video.video_id, video.url) for video in found] == [("mine-1", None), ("mine-2", "sub/mine-2.mp4")]
+    (video,) = read(tmp_path / "c.csv", "url,path\nhttps://youtu.be/nVbIUDjzWY4,x/y.mp4\n")
+    assert video.url == "https://youtu.be/nVbIUDjzWY4"
+
+
 def test_captions_as_objects_as_three_lists_and_as_text(tmp_path):
     objects = [{"start": 0, "end": 1.5, "text": "cut"}]
     lists = {"start": [0], "end": [1.5], "text": ["cut"]}
