@@ -11,6 +11,7 @@ in their order, are its steps (MiningYouTube). Writes ``localization.json`` and
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from html import escape
@@ -80,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     result: dict[str, Any] = {
         **localisation_figures(videos, groups), "recipe": recipe.name, "seeded": recipe.seeded,
         "checkpoint": checkpoint.name, "radius": recipe.evaluate.step_radius, "sound": recipe.evaluate.step_sound,
-        "videos": len(videos), "left_out": len(left_out.messages),
+        "videos": len(videos), "left_out": len(left_out.messages), "splits": _splits(shards, videos),
     }  # fmt: skip
     titles = {task.task_id: task.title for _, task in scored}
     for task_id, figures in result["tasks"].items():
@@ -91,9 +92,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     page = _page(result, scored, recipe)
     replace_file(out.with_suffix(".html"), lambda part: part.write_text(page))
     _show(result)
-    console.print(
-        f"localize: {counted(len(videos), 'video')}{left_out.note()}, {checkpoint.name} → {out}", soft_wrap=True
-    )
+    count = f"{counted(len(videos), 'video')}{left_out.note()} of {_splits_told(result)}"
+    console.print(f"localize: {count}, {checkpoint.name} → {out}", soft_wrap=True)
+
+
+def _splits(shards: ShardSet, videos: Sequence[VideoSteps]) -> dict[str, int]:
+    """How many of the videos each split has."""
+    split_of = dict(zip(shards.ids, shards.table["split"].to_pylist(), strict=True))
+    return dict(sorted(Counter(split_of[video.video_id] for video in videos).items()))
+
+
+def _splits_told(result: dict[str, Any]) -> str:
+    splits = result["splits"]
+    if len(splits) == 1:
+        return f"split {next(iter(splits))}"
+    return f"splits {', '.join(f'{name} ({count:,})' for name, count in splits.items())}"
 
 
 def _chosen(
@@ -177,7 +190,12 @@ def _page(result: dict[str, Any], scored: Sequence[tuple[VideoSteps, Task]], rec
         recipe=recipe.to_dict(),
         headline=tiles,
         sections=[
-            Section("figures", "Figures", table(*figures_of(result))),
+            Section(
+                "figures",
+                "Figures",
+                table(*figures_of(result)),
+                f"{counted(result['videos'], 'video')} of {_splits_told(result)}.",
+            ),
             Section("videos", "Alignment against annotation", pictures, note),
         ],
         made_at=datetime.now(),
@@ -226,7 +244,8 @@ def _picture(video: VideoSteps, task: Task) -> str:
     found, annotated = step_counts(chosen, video.truth)
     name = video.video_id if task.title == video.video_id else f"{video.video_id}: {task.title}"
     title = f"<h3>{escape(name)}, {seconds} s, {found} of {annotated} steps found</h3>"
-    return f'{title}<svg {size} role="img" aria-label="alignment of {escape(video.video_id)}">{"".join(parts)}</svg>'
+    picture = f'<svg {size} role="img" aria-label="alignment of {escape(video.video_id)}">{"".join(parts)}</svg>'
+    return f'{title}<div class="scroll">{picture}</div>'
 
 
 def _tick(seconds: int, most: int = 12) -> int:

@@ -21,6 +21,7 @@ import yaml
 from pipeline import classify, localize
 from pipeline.acquire.layout import find_video
 from pipeline.acquire.ledger import Ledger, LedgerRow
+from pipeline.benchmarks.results import result_tiles, results_section
 from pipeline.cli import console, output_file, run_verb, verb_parser
 from pipeline.datasets.table import Manifest
 from pipeline.errors import InputError
@@ -36,8 +37,6 @@ from pipeline.wording import counted
 
 _STRIP = 8
 """Frames shown of the sample."""
-_SHOWN = ("t2v", "t2a", "t2va", "v2t", "a2t", "va2t")
-"""Directions drawn as bars; the table has all."""
 _STAGES = ("download", "extract")
 
 
@@ -54,10 +53,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"there is no run {arguments.run}; train one with: python -m pipeline.train --run ...")
     metrics = _read_result(arguments.run / "metrics.json", "evaluate", {"retrieval", "chance", "clips"})
     settings = _read_settings(arguments.run, metrics)
+    log = arguments.run / "metrics.jsonl"
     sections, headline = [], []
     if metrics:
-        sections.append(results_section(metrics))
-        headline += _result_tiles(metrics)
+        sections.append(results_section(metrics, trained_here=log.exists()))
+        headline += result_tiles(metrics)
     sections += other_results(arguments.run, metrics)
     if arguments.manifest:
         manifest, ledger = Manifest(arguments.manifest), Ledger(arguments.manifest.with_suffix(".ledger"))
@@ -66,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         headline += _coverage_tiles(len(manifest), latest)
     if arguments.shards:
         sections.append(sample_section(ShardSet(arguments.shards), arguments.videos))
-    sections += [training_section(arguments.run / "metrics.jsonl"), settings_section(settings)]
+    if log.exists():
+        sections.append(training_section(log))
+    sections.append(settings_section(settings))
     page = render_report(
         title=f"Run {arguments.run.name}",
         recipe=settings,
@@ -78,23 +80,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     replace_file(target, lambda part: part.write_text(page))
     console.print(f"report: {target} ({len(page) / 1e6:.1f} MB)")
-
-
-def results_section(metrics: dict[str, Any]) -> Section:
-    """Retrieval against chance, from ``metrics.json``."""
-    retrieval, chance = metrics["retrieval"], metrics["chance"]
-    header = ["", "R@1", "R@5", "R@10", "median rank"]
-    rows = [
-        [_direction(name), *(_recall(row[key]) for key in ("R1", "R5", "R10")), f"{row['MedR']:g}"]
-        for name, row in retrieval.items()
-    ]
-    rows.append(["chance", *(_recall(chance[key]) if key in chance else "" for key in ("R1", "R5", "R10")), ""])
-    bars = [(_direction(name), row["R1"], _recall(row["R1"])) for name, row in retrieval.items() if name in _SHOWN]
-    body = bar_chart(bars, reference=(chance["R1"], f"chance, {_recall(chance['R1'])}"))
-    split = metrics.get("split", "test")
-    seen = "which training saw too" if split == "train" else "held out: training never saw them"
-    note = f"Recall at 1 on {metrics['clips']} clips of split {split}, {seen}."
-    return Section("results", "Retrieval", body + "<h3>All figures</h3>" + table(header, rows), note)
 
 
 def other_results(run: Path, metrics: dict[str, Any]) -> list[Section]:
@@ -237,32 +222,10 @@ def _caption_track(sample: Sample) -> str:
     return f'<div class="track">{"".join(spans)}</div><div class="axis">{axis}</div>'
 
 
-def _result_tiles(metrics: dict[str, Any]) -> list[Tile]:
-    best = metrics["retrieval"].get("t2va")
-    if not best:
-        return []
-    times = best["R1"] / metrics["chance"]["R1"]
-    return [Tile(_recall(best["R1"]), "text → video + sound, R@1"), Tile(f"{times:.0f} ×", "chance")]
-
-
 def _coverage_tiles(total: int, latest: dict[str, dict[str, LedgerRow]]) -> list[Tile]:
     done = sum(row.outcome == "done" for row in latest["extract"].values())
     failed = sum(row.outcome == "failed" for rows in latest.values() for row in rows.values())
     return [Tile(f"{done:,} of {total:,}", "videos in shards"), Tile(f"{failed:,}", "failed, each with its reason")]
-
-
-def _direction(name: str) -> str:
-    words = {"t": "text", "v": "video", "a": "sound"}
-    query, _, target = name.partition("2")
-    if not target or not set(query + target) <= set("tva+"):
-        return name
-    sides = (" + ".join(words[letter] for letter in side if letter != "+") for side in (query, target))
-    summed = " (summed)" if "+" in name else ""
-    return " → ".join(sides) + summed
-
-
-def _recall(percentage: float) -> str:
-    return f"{percentage:.1f} %"
 
 
 def _percent(share: float) -> str:

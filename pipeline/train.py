@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 _WAIT = 10.0
 """Seconds in which another training of the same run may end."""
-_SCORED = ("t2va", "t2v+a", "ta2v", "t2v", "a2v")
-"""Directions by which checkpoints are chosen: the first that the model gives."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -233,7 +231,7 @@ def _validation(shards: ShardSet, recipe: Recipe, prepare: Prepare) -> Callable[
         InputError: there is no such split.
     """
     from pipeline.benchmarks.embeddings import directions_of, embed_clips, similarity_of
-    from pipeline.benchmarks.retrieval import retrieval_metrics
+    from pipeline.benchmarks.retrieval import MAIN_DIRECTIONS, retrieval_metrics
     from pipeline.benchmarks.strategies import evaluation_sizes
     from pipeline.shards.evaluation import evaluation_clips
 
@@ -256,7 +254,7 @@ def _validation(shards: ShardSet, recipe: Recipe, prepare: Prepare) -> Callable[
         )
         metrics = {name: retrieval_metrics(similarity_of(clips, name)) for name in directions_of(clips)}
         recalls = {f"retrieval/{name}/R10": metric.R10 for name, metric in metrics.items()}
-        scored = next(metrics[name] for name in _SCORED if name in metrics)
+        scored = next(metrics[name] for name in MAIN_DIRECTIONS if name in metrics)
         return {**recalls, "score": scored.geometric_mean}
 
     return validate

@@ -87,6 +87,25 @@ def test_the_page_says_what_was_got_and_lost_and_how_good_it_is(project: Path) -
     assert "text → video + sound" in html
 
 
+def test_a_model_that_sums_embeddings_is_judged_by_their_sum(project: Path) -> None:
+    path = project / "run" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    figures = metrics["retrieval"]["t2va"]
+    path.write_text(json.dumps({**metrics, "retrieval": {"t2v": figures, "t2v+a": {**figures, "R1": 43.0}}}))
+    html = page(project).read_text()
+    assert "43 ×" in html and "text → video + sound (summed), R@1" in html
+
+
+def test_figures_of_weights_from_elsewhere_claim_less(project: Path) -> None:
+    path = project / "run" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    path.write_text(json.dumps({**metrics, "total": 130}))
+    (project / "run" / "metrics.jsonl").unlink()
+    html = page(project).read_text()
+    assert "Recall at 1 on 100 clips of split test; 30 more are missing and count as misses." in html
+    assert "held out" not in html and "<h2>Training</h2>" not in html
+
+
 def test_the_page_refers_to_nothing_outside_itself(project: Path) -> None:
     html = page(project).read_text()
     addresses = re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?([^\"')>]{0,20})", html)

@@ -13,6 +13,9 @@ Floats = npt.NDArray[np.floating]
 RECALLS = (1, 5, 10, 50)
 """The k of R@k."""
 
+MAIN_DIRECTIONS = ("t2va", "t2v+a", "ta2v", "t2v", "a2v")
+"""The first of these that a model gives is what it is judged by: text to all else, as the papers do."""
+
 
 @dataclass(frozen=True)
 class RetrievalMetrics:

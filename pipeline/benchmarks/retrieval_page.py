@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.benchmarks.embeddings import ClipEmbeddings, Floats, similarity_of
+from pipeline.benchmarks.retrieval import MAIN_DIRECTIONS
 from pipeline.benchmarks.whole_videos import WAYS
 from pipeline.pages.charts import bar_chart, line_chart
 from pipeline.pages.page import Section, Tile, render_report, table
@@ -24,8 +25,6 @@ _STRATEGIES = {
     "max_pool": "long clips pooled by their maxima",
     "nearest": "long clips resampled",
 }
-_SHOWN_FIRST = ("t2va", "t2v+a", "ta2v", "t2v", "a2v")
-"""Directions for examples: the first that the model gives."""
 
 
 def retrieval_page(
@@ -42,7 +41,7 @@ def retrieval_page(
         ranks: each query's rank by direction, 1 is best.
         recipe: ``name``, ``description`` and ``seeded``.
     """
-    shown = next(name for name in _SHOWN_FIRST if name in ranks)
+    shown = next(name for name in MAIN_DIRECTIONS if name in ranks)
     figures = result["retrieval"]
     best = figures[shown]
     missing = result["total"] - result["clips"]
@@ -56,14 +55,20 @@ def retrieval_page(
     rows = [[_arrow(name), *(f"{values[key]:.1f}" for key in columns)] for name, values in figures.items()]
     rows.append(["chance", *(f"{result['chance'][key]:.1f}" for key in columns)])
     header = ["", "R@1", "R@5", "R@10", "R@50", "median rank", "mean rank"]
-    bars = [(_arrow(name), values["R10"], f"{values['R10']:.1f} %") for name, values in figures.items()]
+    recalls = [(_arrow(name), values["R10"], f"{values['R10']:.1f} %") for name, values in figures.items()]
     reference = (result["chance"]["R10"], f"chance, {result['chance']['R10']:.1f} %")
+    bars = bar_chart(recalls, reference, full=100.0)
     return render_report(
         title=f"Retrieval, {result['recipe']}",
         recipe=recipe,
         headline=tiles,
         sections=[
-            Section("figures", "Every direction", bar_chart(bars, reference) + table(header, rows), _legend(result)),
+            Section(
+                "figures",
+                "Every direction",
+                bars + table(header, rows),
+                _legend(result),
+            ),
             *whole_videos_section(result),
             Section(
                 "ranks",

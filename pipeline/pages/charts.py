@@ -65,19 +65,22 @@ def line_chart(series: Mapping[str, Sequence[Point]], x_label: str, y_label: str
     )
 
 
-def bar_chart(bars: Sequence[tuple[str, float, str]], reference: tuple[float, str] | None = None) -> str:
+def bar_chart(
+    bars: Sequence[tuple[str, float, str]], reference: tuple[float, str] | None = None, full: float | None = None
+) -> str:
     """Horizontal bars.
 
     Args:
         bars: label, length (≥ 0) and the text written at its end.
         reference: a length to compare with, drawn as a line through all bars, and its name.
+        full: the length that fills a row; None: the longest.
 
     Returns:
-        a ``<div>`` of rows; their lengths are shares of the longest.
+        a ``<div>`` of rows.
     """
     if not bars:
         return '<p class="empty">Nothing to draw yet.</p>'
-    longest = max([length for _, length, _ in bars] + ([reference[0]] if reference else [])) or 1.0
+    longest = full or max([length for _, length, _ in bars] + ([reference[0]] if reference else [])) or 1.0
     line = ""
     if reference:
         line = (

@@ -32,3 +32,5 @@ def test_bars_are_shares_of_the_longest_and_escape_their_labels() -> None:
     chart = bar_chart([("a<b", 2.0, "2"), ("c", 1.0, "1")], reference=(0.5, "chance"))
     assert "a&lt;b" in chart
     assert "width:100.00%" in chart and "width:50.00%" in chart and "left:25.00%" in chart
+    chart = bar_chart([("a", 2.0, "2"), ("c", 1.0, "1")], reference=(0.5, "chance"), full=4.0)
+    assert "width:50.00%" in chart and "width:25.00%" in chart and "left:12.50%" in chart
