@@ -86,6 +86,15 @@ def test_clips_that_only_their_captions_tell_apart_are_counted(
     assert metrics["t2v"]["R1"] <= 50.0
 
 
+def test_files_in_place_of_folders_are_told(folder: Path) -> None:
+    checkpoint = folder / "run" / "checkpoints" / "step-00000002.pt"
+    with pytest.raises(InputError, match="this is a file; give the run's folder, and a checkpoint with --checkpoint"):
+        evaluate.main(["--run", str(checkpoint), "--shards", str(folder / "shards")])
+    tar = next((folder / "shards").glob("*.tar"))
+    with pytest.raises(InputError, match=r"\.tar: this is a file; give the folder of shards that it is in"):
+        run(folder, "--shards", str(tar))
+
+
 def test_results_are_not_asked_for_in_place_of_a_folder(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -46,7 +46,7 @@ def read_table(path: Path | str, id_column: str | None = None, url_column: str |
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"there is no list {path}")
+        raise InputError(f"{path} is a folder, not a list" if path.is_dir() else f"there is no list {path}")
     for number, row in enumerate(_rows(path, {id_column, url_column}), start=1):
         try:
             plain = {_plain(str(name)): value for name, value in row.items()}

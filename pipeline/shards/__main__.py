@@ -58,9 +58,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     arguments = parser.parse_args(argv)
     if arguments.action != "mount" and not arguments.folder.is_dir():
-        raise InputError(
-            f"{arguments.folder}: there is no such folder of shards; make it with python -m pipeline.extract"
-        )
+        from pipeline.shards.files import no_folder
+
+        raise InputError(no_folder(arguments.folder))
     actions_of = {
         "verify": _verify,
         "repair": _repair,

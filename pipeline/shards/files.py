@@ -87,6 +87,16 @@ def stems(folder: Path, suffix: str) -> list[Stem]:
     return [stem for stem in found if stem is not None]
 
 
+def no_folder(folder: Path) -> str:
+    """What to say of a folder of shards that is none."""
+    if folder.is_file():
+        return f"{folder}: this is a file; give the folder of shards that it is in"
+    return (
+        f"{folder}: there is no such folder of shards; make it with python -m pipeline.extract, or "
+        "of released features with python -m pipeline.convert"
+    )
+
+
 def write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
     """Writes all of ``data``; a short write is continued."""
     view = memoryview(data)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.shards.files import Stem, one_line, stems
+from pipeline.shards.files import Stem, no_folder, one_line, stems
 from pipeline.shards.index import IndexRow, Member, rows_of
 from pipeline.shards.indexes import read_indexes
 from pipeline.shards.recovery import leftovers
@@ -153,7 +153,7 @@ def _without_index(folder: Path, found: list[Stem]) -> str:
 
 def _nothing(folder: Path, without_index: list[Stem]) -> str:
     if not folder.is_dir():
-        return f"{folder}: there is no such folder of shards; make it with python -m pipeline.extract"
+        return no_folder(folder)
     unsealed = sum(1 for _ in leftovers(folder))
     if unsealed:
         return f"{folder}: no shard is sealed yet ({unsealed} in the making); run the same pipeline.extract to its end"

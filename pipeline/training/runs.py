@@ -33,6 +33,8 @@ def read_recipe(run: Path, name: str | None, overrides: Sequence[str]) -> Recipe
     Raises:
         InputError: there is neither.
     """
+    if run.is_file():
+        raise InputError(f"--run {run}: this is a file; give the run's folder, and a checkpoint with --checkpoint")
     settings = run / "config.yaml"
     if name is None and not settings.is_file():
         raise InputError(
@@ -116,11 +118,11 @@ def words_for(texts: Sequence[str], shards: Path, source: str) -> Vocabulary:
             hint = ""
             if source == "corpus":
                 hint = (
-                    "; its words are those of these shards' captions. Were it trained on others, name theirs: "
+                    ", the words of these shards' captions; if the run was trained on other shards, name theirs: "
                     "--extract.words shards/<name>/words.parquet"
                 )
             raise InputError(
-                f"no word of {text!r} has a vector in {source}: a text without words cannot be compared{hint}"
+                f"a text without words cannot be compared: no word of {text!r} has a vector in {source}{hint}"
             )
     return words
 
