@@ -67,14 +67,16 @@ def _alone(run: Path) -> Iterator[None]:
     """Keeps a second training out of the folder; one that is just about to end is waited for."""
     from pipeline.acquire.locks import only_one
 
+    there = run.exists()
     try:
         with only_one(run / ".lock", keep=False, wait=_WAIT) as alone:
             if not alone:
                 raise InputError(f"another training is running in {run}: wait until it ends, or choose another --run")
             yield
     finally:
-        with suppress(OSError):  # nothing stays of a command that was refused
-            run.rmdir()
+        if not there:
+            with suppress(OSError):  # what is not empty stays, and of a command that was refused nothing does
+                run.rmdir()
 
 
 def _train(arguments: argparse.Namespace, recipe: Recipe, run: Path, ranks: Ranks) -> int:

@@ -296,6 +296,10 @@ def test_a_refused_command_leaves_nothing(folder: Path, tmp_path: Path, more: li
     with pytest.raises(InputError, match=complaint):
         train.main(command(folder, tmp_path / "run", *more))
     assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    with pytest.raises(InputError, match=complaint):
+        train.main(command(folder, tmp_path / "run", *more))
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_weights_to_start_from_that_are_not_finite_are_refused(

@@ -161,8 +161,8 @@ def join_ranks() -> Iterator[Ranks]:
         return
     dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(minutes=30))
     try:
-        # a process that ends is noticed at once all the same
-        patient = dist.new_group(backend="gloo", timeout=timedelta(days=30))
+        # a process that ends is noticed all the same: torchrun ends the others
+        patient = dist.new_group(timeout=timedelta(days=30))
         yield Ranks(dist.get_rank(), world_size, device, patient)
     except RuntimeError as error:
         if not any(sign in str(error) for sign in _PEER_GONE):
