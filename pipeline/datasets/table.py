@@ -169,20 +169,20 @@ class Manifest:
         except (pa.ArrowInvalid, OSError) as error:
             raise InputError(
                 f"{self.path}: not a readable Parquet file ({_cause(error)}); of a list make a manifest with: "
-                f"python -m pipeline.manifest build table {self.path}"
+                f"python -m pipeline.manifest build table {self.path} --out NEW.parquet"
             ) from None
         missing = [name for name in SCHEMA.names if name not in self._file.schema_arrow.names]
         if missing:
             raise InputError(
                 f"{self.path}: not a manifest, it lacks {', '.join(missing)}; "
-                f"make one of it with: python -m pipeline.manifest build table {self.path}"
+                f"make one of it with: python -m pipeline.manifest build table {self.path} --out NEW.parquet"
             )
         for field_ in SCHEMA:
             found = self._file.schema_arrow.field(field_.name).type
             if not (found.equals(field_.type) or (pa.types.is_string(field_.type) and pa.types.is_large_string(found))):
                 raise InputError(
                     f"{self.path}: not a manifest, its {field_.name} is {found}, not {field_.type}; "
-                    f"make one of it with: python -m pipeline.manifest build table {self.path}"
+                    f"make one of it with: python -m pipeline.manifest build table {self.path} --out NEW.parquet"
                 )
         self._row_group_of: dict[str, int] = {}
 
@@ -273,7 +273,7 @@ class Manifest:
             raise InputError(
                 f"{self.path}: caption {place + 1} of video {video_ids[row]} lacks its text, or a time of a video: "
                 f"{column[row][place].as_py()}; mend what it was made of, or make a manifest of it with: "
-                f"python -m pipeline.manifest build table {self.path}"
+                f"python -m pipeline.manifest build table {self.path} --out NEW.parquet"
             )
         return from_column(column)
 
@@ -282,7 +282,7 @@ class Manifest:
         """Damage behind the end of a Parquet file, which tells what is in it, shows only when that is read."""
         try:
             yield
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, IndexError) as error:
             raise InputError(
                 f"{self.path}: damaged ({_cause(error)}); write it again with: python -m pipeline.manifest build ..."
             ) from None
