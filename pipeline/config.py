@@ -201,11 +201,12 @@ def _read_yaml(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
         hint = f"did you mean {nearest[0]}?" if nearest else f"known recipes: {', '.join(known)}"
         raise InputError(f"there is no recipe {name} ({hint})")
     try:
-        values = yaml.safe_load(path.read_text()) or {}
+        values = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise InputError(f"{path}: a recipe is a mapping of settings")
+        what = "is empty" if values is None else "is no mapping of settings"
+        raise InputError(f"{path}: {what}: a recipe has a name, a version and a description, or a base")
     base = values.pop("base", None)
     if base is None:
         return values

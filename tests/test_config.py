@@ -91,6 +91,13 @@ def test_a_file_that_is_not_yaml_is_named(tmp_path: Path) -> None:
         load_recipe(str(path))
 
 
+@pytest.mark.parametrize(("text", "what"), [("", "is empty"), ("[1, 2]", "is no mapping of settings")])
+def test_a_file_without_settings_is_told(tmp_path: Path, text: str, what: str) -> None:
+    (tmp_path / "odd.yaml").write_text(text)
+    with pytest.raises(InputError, match=rf"odd\.yaml: {what}: a recipe has a name"):
+        load_recipe(str(tmp_path / "odd.yaml"))
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 10**6), st.floats(1e-8, 1.0), st.booleans())
 def test_settings_survive_yaml(steps: int, rate: float, seeded: bool) -> None:
