@@ -105,6 +105,8 @@ def _from_tree(arguments: argparse.Namespace) -> None:
 
 def _from_pickles(arguments: argparse.Namespace) -> None:
     from pipeline.shards.foreign.benchmark_pickle import read_clips
+    from pipeline.shards.foreign.features import differs
+    from pipeline.shards.reader import ShardSet
 
     files, features = _by_split(arguments.files), _by_split(arguments.features)
     if features and [split for split, _ in features] != [split for split, _ in files]:
@@ -123,8 +125,15 @@ def _from_pickles(arguments: argparse.Namespace) -> None:
     refused: list[str] = []
 
     def found(writer: ShardWriter) -> Iterator[Foreign]:
-        done = writer.completed
-        return (clip for clip in clips(refused.append) if clip.video_id not in done)
+        sealed = ShardSet(arguments.shards) if any(arguments.shards.glob("*.tar")) else ()
+        for clip in clips(refused.append):
+            if clip.video_id not in writer.completed:
+                yield clip
+            elif isinstance(sealed, ShardSet) and clip.video_id in sealed and differs(clip, sealed.read(clip.video_id)):
+                refused.append(
+                    f"{clip.origin}: clip {clip.video_id} is left out: another of this id, of an earlier conversion, "
+                    "is there; take another folder, or convert all files with one command"
+                )
 
     _write(arguments, words, found, None, refused)
 

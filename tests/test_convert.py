@@ -324,6 +324,23 @@ def test_clips_without_ids_of_several_files_do_not_get_the_same(tmp_path, capsys
     ]  # fmt: skip
 
 
+def test_another_clip_of_an_id_that_is_there_is_named(tmp_path, capsys):
+    def convert(folder, *clips, split="test"):
+        path = tmp_path / folder / "clips.pkl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(pickle.dumps([{"2d": np.full((2, 5), value), "caption": text} for value, text in clips]))
+        main(["pkl", f"{split}={path}", "--shards", str(tmp_path / "set"), *WORDS])
+        return capsys.readouterr()
+
+    convert("a", (0.1, "flip"), (2, "pour"), (3, "stir"))
+    said = convert("a", (0.1, "flip"), (2, "pour"), (3, "stir"), (4, "cut"))
+    assert "1 written, 3 were there, 0 refused" in said.err
+    said = convert("b", (0.1, "flip"), (2.5, "pour"), (3, "stir it"))
+    assert "0 written, 4 were there, 2 refused" in said.err
+    for clip in ("test-clips-1", "test-clips-2"):
+        assert f"clip {clip} is left out: another of this id, of an earlier conversion, is there" in said.out
+
+
 def stopping_after(samples):
     """A writer's ``add`` that is interrupted once so many samples are there."""
     add, left = ShardWriter.add, iter(range(samples))

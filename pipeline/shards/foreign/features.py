@@ -115,6 +115,16 @@ def to_sample(found: Foreign, ids: Callable[[str], NDArray[np.int32]], rates: Fe
     )
 
 
+def differs(found: Foreign, there: Sample) -> bool:
+    """Whether a sample that was made before is of something else: of another split, or with other texts or features."""
+    if (found.split, list(found.texts)) != (there.split, [caption.text for caption in there.captions]):
+        return True
+    if found.arrays.keys() != there.arrays.keys() - {"text"}:
+        return True
+    stored = ((array, there.arrays[name]) for name, array in found.arrays.items())
+    return not all(np.array_equal(array.astype(before.dtype), before) for array, before in stored)
+
+
 def _duration(arrays: Mapping[Modality, NDArray[Any]], rates: FeatureRates) -> float:
     lengths = [0.0]
     for modality, array in arrays.items():
