@@ -125,11 +125,11 @@ def _from_pickles(arguments: argparse.Namespace) -> None:
     refused: list[str] = []
 
     def found(writer: ShardWriter) -> Iterator[Foreign]:
-        sealed = ShardSet(arguments.shards) if any(arguments.shards.glob("*.tar")) else ()
+        there = ShardSet(arguments.shards) if any(arguments.shards.glob("*.tar")) else None
         for clip in clips(refused.append):
             if clip.video_id not in writer.completed:
                 yield clip
-            elif isinstance(sealed, ShardSet) and clip.video_id in sealed and differs(clip, sealed.read(clip.video_id)):
+            elif there is not None and clip.video_id in there and differs(clip, there.read(clip.video_id)):
                 refused.append(
                     f"{clip.origin}: clip {clip.video_id} is left out: another of this id, of an earlier conversion, "
                     "is there; take another folder, or convert all files with one command"

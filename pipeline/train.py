@@ -233,7 +233,7 @@ def _validation(shards: ShardSet, recipe: Recipe, prepare: Prepare) -> Callable[
         InputError: there is no such split.
     """
     from pipeline.benchmarks.embeddings import directions_of, embed_clips, similarity_of
-    from pipeline.benchmarks.retrieval import MAIN_DIRECTIONS, retrieval_metrics
+    from pipeline.benchmarks.retrieval import main_direction, retrieval_metrics
     from pipeline.benchmarks.strategies import evaluation_sizes
     from pipeline.shards.evaluation import evaluation_clips
 
@@ -256,8 +256,7 @@ def _validation(shards: ShardSet, recipe: Recipe, prepare: Prepare) -> Callable[
         )
         metrics = {name: retrieval_metrics(similarity_of(clips, name)) for name in directions_of(clips)}
         recalls = {f"retrieval/{name}/R10": metric.R10 for name, metric in metrics.items()}
-        scored = next(metrics[name] for name in MAIN_DIRECTIONS if name in metrics)
-        return {**recalls, "score": scored.geometric_mean}
+        return {**recalls, "score": metrics[main_direction(metrics)].geometric_mean}
 
     return validate
 

@@ -13,14 +13,12 @@ from urllib.parse import quote, urlsplit
 
 from pipeline.acquire.layout import MEDIA_ENDINGS
 from pipeline.config import DownloadSettings
-from pipeline.datasets.identity import id_from_path
+from pipeline.datasets.identity import youtube_id_of_file
 from pipeline.errors import InputError
 from pipeline.types import Video
 
 USER, PASSWORD = "DOWNLOAD_USER", "DOWNLOAD_PASSWORD"
 _USER_IN_URL = re.compile(r"(?<=://)[^/\s'\"]+@")
-_YOUTUBE_ID = 11
-"""Characters of an id of YouTube."""
 _KEY_IN_URL = re.compile(
     r"(?<=[?&])([^=&\s'\"]*(?:token|key|secret|password|signature|auth)[^=&\s'\"]*)=[^&\s'\"]+", re.I
 )
@@ -113,7 +111,8 @@ class Sources:
             yield _place(source, video)
         if video.url is not None and relative is None:
             yield Place(_host(video.url), video.url)
-        elif self._template is not None and (relative is None or _is_youtube_file(relative, video.video_id)):
+        # somebody's copy that is called as YouTube calls the video: a site may have it too
+        elif self._template is not None and (relative is None or youtube_id_of_file(relative) == video.video_id):
             yield _place(self._template, video)
 
 
@@ -138,11 +137,6 @@ def _place(source: str, video: Video) -> Place:
         return Place(source, folder=Path(source))
     url = source.format(video_id=quote(video.video_id))
     return Place(_host(url), url)
-
-
-def _is_youtube_file(path: str, video_id: str) -> bool:
-    """Whether a path of somebody's copy names a video as YouTube does, so that a site may have it too."""
-    return len(video_id) == _YOUTUBE_ID and id_from_path(path) == video_id
 
 
 def _host(url: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.benchmarks.retrieval import MAIN_DIRECTIONS
+from pipeline.benchmarks.retrieval import main_direction
 from pipeline.pages.charts import bar_chart
 from pipeline.pages.page import Section, Tile, table
 
@@ -33,9 +33,7 @@ def results_section(metrics: dict[str, Any], trained_here: bool) -> Section:
 
 def result_tiles(metrics: dict[str, Any]) -> list[Tile]:
     """The main direction's recall, and how many times chance it is."""
-    main = next((name for name in MAIN_DIRECTIONS if name in metrics["retrieval"]), None)
-    if main is None:
-        return []
+    main = main_direction(metrics["retrieval"])
     best = metrics["retrieval"][main]["R1"]
     times = best / metrics["chance"]["R1"]
     return [Tile(_recall(best), f"{_direction(main)}, R@1"), Tile(f"{times:.0f} ×", "chance")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,8 @@ Floats = npt.NDArray[np.floating]
 RECALLS = (1, 5, 10, 50)
 """The k of R@k."""
 
-MAIN_DIRECTIONS = ("t2va", "t2v+a", "ta2v", "t2v", "a2v")
-"""The first of these that a model gives is what it is judged by: text to all else, as the papers do."""
+_MAIN = ("t2va", "t2v+a", "ta2v", "t2v", "a2v")
+"""What a model is judged by, the best first: text to all else, as in the papers."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class RetrievalMetrics:
         """Under the published names."""
         values = {name: getattr(self, name) for name in ("R1", "R5", "R10", "R50", "MedR", "MeanR")}
         return {**values, "geometric_mean_R1-R5-R10": self.geometric_mean}
+
+
+def main_direction(directions: Collection[str]) -> str:
+    """By which of the directions that a model gives it is judged, and its checkpoints are chosen."""
+    return next((name for name in _MAIN if name in directions), next(iter(directions)))
 
 
 def match_ranks(similarity: Floats) -> npt.NDArray[np.float64]:

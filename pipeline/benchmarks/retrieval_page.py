@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.benchmarks.embeddings import ClipEmbeddings, Floats, similarity_of
-from pipeline.benchmarks.retrieval import MAIN_DIRECTIONS
+from pipeline.benchmarks.retrieval import main_direction
 from pipeline.benchmarks.whole_videos import WAYS
 from pipeline.pages.charts import bar_chart, line_chart
 from pipeline.pages.page import Section, Tile, render_report, table
@@ -41,7 +41,7 @@ def retrieval_page(
         ranks: each query's rank by direction, 1 is best.
         recipe: ``name``, ``description`` and ``seeded``.
     """
-    shown = next(name for name in MAIN_DIRECTIONS if name in ranks)
+    shown = main_direction(ranks)
     figures = result["retrieval"]
     best = figures[shown]
     missing = result["total"] - result["clips"]
@@ -63,12 +63,7 @@ def retrieval_page(
         recipe=recipe,
         headline=tiles,
         sections=[
-            Section(
-                "figures",
-                "Every direction",
-                bars + table(header, rows),
-                _legend(result),
-            ),
+            Section("figures", "Every direction", bars + table(header, rows), _legend(result)),
             *whole_videos_section(result),
             Section(
                 "ranks",

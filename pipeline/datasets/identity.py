@@ -48,9 +48,17 @@ def id_from_url(url: str) -> str:
 
 def id_from_path(path: str) -> str:
     """The id in the name of a video or feature file (``.../nVbIUDjzWY4.webm``, ``nVbIUDjzWY4_2d.npy``)."""
-    name = PurePosixPath(path.replace("\\", "/")).name
-    match = _YOUTUBE_FILE.match(name)
-    return match[1] if match else name.partition(".")[0]
+    return youtube_id_of_file(path) or _name(path).partition(".")[0]
+
+
+def youtube_id_of_file(path: str) -> str | None:
+    """The id of a file that is called as :func:`id_from_path` knows it of YouTube's; None: it is called otherwise."""
+    match = _YOUTUBE_FILE.match(_name(path))
+    return match[1] if match else None
+
+
+def _name(path: str) -> str:
+    return PurePosixPath(path.replace("\\", "/")).name
 
 
 def id_of_name(name: str) -> str:

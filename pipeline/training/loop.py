@@ -116,19 +116,21 @@ def train(
     clips, begun_at = 0, position.step
     over = position.step >= last_step or ranks.any(seconds is not None and position.elapsed >= seconds)
 
+    def save(score: float | None) -> None:
+        snapshot = capture(position, parts, recipe.to_dict(), ranks)
+        if ranks.is_main:
+            checkpoints.save(position.step, snapshot, score)
+
     with log, StopRequest() as stop:
         # an evaluation that failed, or was left off for who asked to stop, is made up for
         unscored = state is not None and state.get("score") is None
         if validate is not None and unscored and (over or _is_multiple(position.step, settings.evaluate_every)):
             found, failure = _validated(validate, model, ranks, stop)
-            model.train(not settings.eval_mode)
             if failure is not None:
                 raise failure
             if found:
                 log.add(position.step, found)
-                snapshot = capture(position, parts, recipe.to_dict(), ranks)
-                if ranks.is_main:
-                    checkpoints.save(position.step, snapshot, found["score"])
+                save(found["score"])
             stopwatch.next_lap()
         for batch in stopwatch.waiting(_endless(loader)) if not over else ():
             rate = learning_rate(settings, position.step, steps_per_epoch)
@@ -176,13 +178,10 @@ def train(
                 if evaluating and validate is not None:
                     found, failure = _validated(validate, model, ranks, stop)
                     row |= found
-                    model.train(not settings.eval_mode)
                     ending |= ranks.any(stop.signal is not None)
                 log.write(row, position.elapsed)
                 if saving:
-                    snapshot = capture(position, parts, recipe.to_dict(), ranks)
-                    if ranks.is_main:
-                        checkpoints.save(position.step, snapshot, row.get("score"))
+                    save(row.get("score"))
                 if failure is not None:
                     raise failure
                 clips = 0
@@ -210,6 +209,7 @@ def _validated(
     found: dict[str, float] = {}
     failure: Exception | None = None
     if ranks.is_main:
+        training = model.training
         hook = model.register_forward_pre_hook(partial(_leave_off, stop))
         try:
             found = validate(model)
@@ -219,6 +219,7 @@ def _validated(
             failure = error
         finally:
             hook.remove()
+            model.train(training)
     found, failed = ranks.from_main((found, failure is not None))
     if failed and failure is None:
         failure = InputError("the evaluation failed in the first process")

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.benchmarks.retrieval import chance, match_ranks, metrics_of_ranks, retrieval_metrics
+from pipeline.benchmarks.retrieval import chance, main_direction, match_ranks, metrics_of_ranks, retrieval_metrics
 from tests.conftest import GOLDEN, needs_shared
 
 
@@ -51,3 +51,10 @@ def test_refuses_what_cannot_be_ranked() -> None:
         match_ranks(np.zeros((3, 2)))
     with pytest.raises(ValueError, match="test set of 2"):
         retrieval_metrics(np.eye(3), total=2)
+
+
+def test_a_model_is_judged_by_text_to_all_else_if_it_gives_that():
+    assert main_direction(["t2v", "v2t", "t2va", "t2v+a"]) == "t2va"
+    assert main_direction({"t2v": 1, "t2v+a": 2}) == "t2v+a"
+    assert main_direction(["v2a", "a2v"]) == "a2v"
+    assert main_direction(["t2a", "a2t"]) == "t2a"

@@ -2,7 +2,9 @@
 
 import shutil
 
-from pipeline.shards.files import Stem, stems
+import pytest
+
+from pipeline.shards.files import ShardError, Stem, stems
 from pipeline.shards.index import read_index, rows_of
 from pipeline.shards.reader import ShardSet
 from pipeline.shards.recovery import completed_ids
@@ -44,3 +46,18 @@ def copy_with_a_flipped_feature(shards, target):
     row = rows_of(read_index(first))[0]
     flip(first.tar, row.members["2d"].offset + 1)
     return row.video_id
+
+
+def without_the_damaged_video(main, run, shards, target, capsys):
+    """A verb's ``main`` on shards of which a video is damaged: an error, or with ``clips.damaged skip`` a warning.
+
+    Gives what is said then, in one line.
+    """
+    video_id = copy_with_a_flipped_feature(shards, target)
+    command = ["--run", run, "--shards", str(target)]
+    with pytest.raises(ShardError, match=f"the checksum of {video_id} is wrong"):
+        main(command)
+    main([*command, "--clips.damaged", "skip"])
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"the checksum of {video_id} is wrong" in told
+    return told
