@@ -147,8 +147,12 @@ class AnyRank:
 
 
 @contextmanager
-def join_ranks() -> Iterator[Ranks]:
-    """The place of this process among those that ``torchrun`` started; alone without it."""
+def join_ranks(limit: timedelta = timedelta(minutes=30)) -> Iterator[Ranks]:
+    """The place of this process among those that ``torchrun`` started; alone without it.
+
+    Args:
+        limit: how long a rank waits for another that is still there, but for the main one's work alone.
+    """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     cuda = torch.cuda.is_available()
@@ -159,7 +163,7 @@ def join_ranks() -> Iterator[Ranks]:
     if world_size == 1:
         yield Ranks(device=device)
         return
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(minutes=30))
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=limit)
     try:
         # a process that ends is noticed all the same: torchrun ends the others
         patient = dist.new_group(timeout=timedelta(days=30))

@@ -5,6 +5,7 @@ import os
 import socket
 import traceback
 from collections.abc import Callable
+from datetime import timedelta
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -13,7 +14,9 @@ import torch
 from pipeline.training.distributed import join_ranks
 
 
-def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+def run_ranks(
+    world_size: int, function: Callable[..., Any], *arguments: Any, limit: timedelta = timedelta(minutes=1)
+) -> list[Any]:
     """``function(ranks, *arguments)`` on each rank; the results in rank order."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([function.__module__])
@@ -22,8 +25,8 @@ def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) ->
         port = free.getsockname()[1]
     pipes = [context.Pipe(duplex=False) for _ in range(world_size)]
     processes = [
-        context.Process(target=_run, args=(rank, world_size, port, pipes[rank][1], function, arguments), daemon=True)
-        for rank in range(world_size)
+        context.Process(target=_run, args=(rank, world_size, port, limit, sender, function, arguments), daemon=True)
+        for rank, (_, sender) in enumerate(pipes)
     ]
     for process in processes:
         process.start()
@@ -37,14 +40,20 @@ def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) ->
 
 
 def _run(
-    rank: int, world_size: int, port: int, sender: Connection, function: Callable[..., Any], arguments: Any
+    rank: int,
+    world_size: int,
+    port: int,
+    limit: timedelta,
+    sender: Connection,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
 ) -> None:
     torch.set_num_threads(1)
     torch.multiprocessing.set_sharing_strategy("file_system")
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     try:
-        with join_ranks() as ranks:
+        with join_ranks(limit) as ranks:
             sender.send((function(ranks, *arguments),))
     except Exception:
         sender.send(traceback.format_exc())

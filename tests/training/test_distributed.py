@@ -1,3 +1,5 @@
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +163,17 @@ def resumed_in_ranks(ranks: Ranks, run: str) -> list[float]:
 def test_ranks_resume_with_their_own_random_states(tmp_path: Path) -> None:
     losses = run_ranks(2, resumed_in_ranks, str(tmp_path))[0]
     assert str(losses) == (tmp_path / "first.json").read_text()
+
+
+def waiting_for_the_main_rank(ranks: Ranks) -> str:
+    if ranks.is_main:
+        time.sleep(8)
+    return ranks.from_main("an evaluation's numbers" if ranks.is_main else "")
+
+
+@pytest.mark.slow
+def test_the_main_ranks_work_is_waited_for_beyond_the_limit() -> None:
+    assert run_ranks(2, waiting_for_the_main_rank, limit=timedelta(seconds=5)) == ["an evaluation's numbers"] * 2
 
 
 def test_synchronized_batch_norm_keeps_names_and_evaluates_alike() -> None:
