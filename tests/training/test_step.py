@@ -75,3 +75,18 @@ def test_half_precision_stays_near_and_reaches_the_loss_in_float32(precision: An
     flat = [torch.cat([value.flatten() for value in gradients(model).values()]) for model in (exact, half)]
     scale = 256.0 if precision == "float16" else 1.0
     assert torch.nn.functional.cosine_similarity(flat[0], flat[1] / scale, dim=0) > likeness
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("training", [True, False])
+def test_a_gpu_gives_the_loss_and_gradients_of_a_cpu(training: bool) -> None:
+    of_cpu, of_gpu = tiny_mft().train(training), tiny_mft().train(training).cuda()
+    loss = build_loss(LossSettings())
+    expected, terms = loss_and_gradients(of_cpu, loss, double_batch(), ALONE)
+    batch = {name: value.cuda() for name, value in double_batch().items()}
+    total, terms_of_gpu = loss_and_gradients(of_gpu, loss, batch, Ranks(device=torch.device("cuda")))
+    near: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-11, "check_device": False}
+    torch.testing.assert_close(total, expected, **near)
+    torch.testing.assert_close(terms_of_gpu, terms, **near)
+    torch.testing.assert_close(gradients(of_gpu), gradients(of_cpu), **near)
