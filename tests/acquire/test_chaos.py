@@ -133,7 +133,7 @@ def test_every_video_ends_whole_or_with_its_reason(tmp_path, small_video):
     faults = {f"v{number:03d}.mp4": plan for number, (plan, _) in plans.items() if plan}
     kills = ["worker"] * WORKER_KILLS + ["driver"] * DRIVER_KILLS
     random.Random(3).shuffle(kills)
-    with Mirror(corpus, faults, bytes_per_second=600_000) as mirror:
+    with Mirror(corpus, faults, bytes_per_second=1_200_000) as mirror:
         left = run_with_kills(manifest, mirror, kills)
         for _ in range(3):  # what failed for now is tried again, as a user would
             start(manifest, mirror).wait(timeout=400)

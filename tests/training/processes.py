@@ -6,7 +6,8 @@ import socket
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -30,13 +31,19 @@ def run_ranks(
     ]
     for process in processes:
         process.start()
-    results = [receiver.recv() if receiver.poll(90) else "no answer within 90 s" for receiver, _ in pipes]
+    results = [_answer(process, receiver) for process, (receiver, _) in zip(processes, pipes, strict=True)]
     for process in processes:
         process.join(10)
         process.kill()
     failures = [result for result in results if isinstance(result, str)]
     assert not failures, "\n".join(failures)
     return [result[0] for result in results]
+
+
+def _answer(process: BaseProcess, receiver: Connection) -> Any:
+    """What a process gives or, as text, why it does not."""
+    wait([receiver, process.sentinel], timeout=90)
+    return receiver.recv() if receiver.poll() else "a process ended without an answer, or gave none within 90 s"
 
 
 def _run(
