@@ -145,12 +145,12 @@ def wait_for_more(place: Place, process: subprocess.Popen[str], count: int) -> N
 def test_the_next_run_extracts_what_came_later_and_other_settings_are_refused(place: Place) -> None:
     late = place.path("video-20")
     hidden = late.rename(late.with_suffix(".hidden"))
-    assert f"46 done, 1 failed (corrupt 1), 1 not in {place.videos};" in " ".join(place.run().split())
+    assert f"46 done, 1 failed (corrupt 1), 1 not in {place.videos};" in " ".join(place.run(workers=1).split())
     hidden.rename(late)
-    said = " ".join(place.run().split())
+    said = " ".join(place.run(workers=1).split())
     assert "1 done, 0 failed, 1 failed before (--retry REASON tries them again), all downloaded" in said
     assert len(contents(place.shards)) == 47
-    assert "nothing to do; 47 done, 1 failed before" in " ".join(place.run().split())
+    assert "nothing to do; 47 done, 1 failed before" in " ".join(place.run(workers=1).split())
     process = place.start("--extract.normalize", "true")
     assert "holds shards of other settings" in " ".join(process.communicate(timeout=60)[1].split())
     assert process.returncode == 2
@@ -190,7 +190,7 @@ def test_real_files_are_downloaded_and_extracted_or_named_with_a_reason(tmp_path
         subprocess.run([sys.executable, *command], check=True, capture_output=True, timeout=200)
     for file in files:
         assert place.path(file.stem, file.suffix[1:]).read_bytes() == file.read_bytes()
-    place.run()
+    place.run(workers=1)
     found = contents(place.shards)
     assert set(found) | set(place.failures()) == {video.video_id for video in videos}
     assert set(place.failures().values()) <= {"corrupt"} and set(place.failures()) <= {"corrupted"}
@@ -226,7 +226,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_continues(place: Place, tmp_pa
         assert code == 2 and "the disk is full" in said
         assert 0 < len(completed_ids(small / "tiny")) < 47
         subprocess.run(["mount", "-o", "remount,size=100m", str(small)], check=True)
-        place.run(shards=small / "tiny")
+        place.run(shards=small / "tiny", workers=1)
         assert len(contents(small / "tiny")) == 47
     finally:
         subprocess.run(["umount", "-l", str(small)], check=True)
@@ -234,7 +234,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_continues(place: Place, tmp_pa
 
 def fail(place: Place, shards: Path | None = None) -> tuple[str, int]:
     """Runs the command that is to fail and returns what it said, on one line, and its exit code."""
-    process = place.start(shards=shards)
+    process = place.start(shards=shards, workers=1)
     said = " ".join(process.communicate(timeout=100)[1].split())
     assert "Traceback" not in said and "error: " in said
     return said, process.returncode
