@@ -51,6 +51,10 @@ ON_GPU = Costs(write=320, copy=320, move=320, narrowest=256)
 """bfloat16: 300 TFLOP/s for each TB/s of memory, two ways."""
 
 
+KEPT_BYTES = 32 << 20
+"""Larger transforms of a kernel are made once more in the backward pass: they are many times the kernel."""
+
+
 class Plan(NamedTuple):
     """How a signal is cut into blocks."""
 
@@ -121,20 +125,21 @@ class _Circular(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, blocks: Tensor, kernel: Tensor, signal_in: Tensor, kernel_in: Tensor, back: Tensor) -> Tensor:
-        spectrum = _along_time(signal_in, blocks)
-        out = products(spectrum, _of_kernel(kernel_in, kernel).transpose(1, 2))
-        # the kernel's spectrum is many times the kernel: it is made once more when it is needed
-        ctx.save_for_backward(spectrum, kernel, signal_in, kernel_in, back)
+        spectrum, transformed = _along_time(signal_in, blocks), _of_kernel(kernel_in, kernel)
+        out = products(spectrum, transformed.transpose(1, 2))
+        kept = transformed if transformed.nbytes <= KEPT_BYTES else None
+        ctx.save_for_backward(spectrum, kernel, signal_in, kernel_in, back, kept)
         return _along_time(back.t(), out)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        spectrum, kernel, signal_in, kernel_in, back = ctx.saved_tensors
+        spectrum, kernel, signal_in, kernel_in, back, kept = ctx.saved_tensors
         gradients = _along_time(back, gradient)
         of_blocks = of_kernel = None
         if ctx.needs_input_grad[0]:
-            of_blocks = _along_time(signal_in.t(), products(gradients, _of_kernel(kernel_in, kernel)))
+            transformed = _of_kernel(kernel_in, kernel) if kept is None else kept
+            of_blocks = _along_time(signal_in.t(), products(gradients, transformed))
         if ctx.needs_input_grad[1]:
             of_spectrum = products(gradients.transpose(1, 2), spectrum)
             of_kernel = product(kernel_in.t(), of_spectrum.flatten(1)).t().reshape(kernel.shape)
