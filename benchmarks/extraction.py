@@ -27,25 +27,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ffmpeg
 import numpy as np
 import torch
 import torchvision
+from published_extraction import (
+    one_pass_published_filters,
+    published_decode,
+    published_networks,
+    published_whole,
+    run_ffmpeg,
+)
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from pipeline.backbones import extractor as extractor_module
-from pipeline.backbones.base import Normalize, Normalized
 from pipeline.backbones.extractor import ClipCutter, FeatureExtractor
 from pipeline.backbones.registry import get_backbone
-from pipeline.backbones.resnet152 import IMAGENET_MEAN, IMAGENET_STD
-from pipeline.backbones.resnext101_3d import KINETICS_MEAN, ResNeXt3D
+from pipeline.backbones.resnext101_3d import ResNeXt3D
 from pipeline.backbones.weights import checkpoint_path
 from pipeline.config import ExtractSettings
 from pipeline.media.decode import FrameFormat, decode
-from pipeline.media.ffmpeg import ffmpeg_binary
-from pipeline.media.probe import probe
 
 SOURCE = Path(__file__).resolve().parents[2] / "shared" / "videos" / "flipping_a_pancake.mkv"
 SIZES = {"240p": "426:240", "360p": "640:360", "720p": "1280:720"}
@@ -71,11 +73,6 @@ def measure(ways: dict[str, Way], rounds: int) -> dict[str, float]:
     return best
 
 
-def run_ffmpeg(*arguments: str) -> bytes:
-    command = [ffmpeg_binary(), "-nostdin", "-v", "error", *arguments]
-    return subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE).stdout
-
-
 def video(folder: Path, name: str, source: Path, seconds: int) -> Path:
     """The source, repeated, in one of the sizes, H.264 and stereo AAC."""
     path = folder / f"{name}-{seconds}s.mp4"
@@ -84,37 +81,6 @@ def video(folder: Path, name: str, source: Path, seconds: int) -> Path:
         loop = ["-stream_loop", "-1", "-i", str(source), "-t", str(seconds), "-vf", f"scale={SIZES[name]}"]
         run_ffmpeg(*loop, *encode, str(path))
     return path
-
-
-def published_frames(path: Path, rate: int, size: int, crop: bool) -> np.ndarray:
-    """Frames as HowTo100M's extractor reads them: a pass of their own, whole in memory, as float32."""
-    stream = probe(path).video
-    assert stream is not None
-    width, height = FrameFormat(rate, size).scaled_size(stream.width, stream.height)
-    graph = ffmpeg.input(str(path), threads=1).filter("fps", fps=rate).filter("scale", width, height)
-    if crop:
-        graph = graph.crop((width - size) // 2, (height - size) // 2, size, size)
-        width = height = size
-    output = graph.output("pipe:", format="rawvideo", pix_fmt="rgb24").global_args("-nostdin")
-    raw, _ = output.run(cmd=ffmpeg_binary(), capture_stdout=True, quiet=True)
-    return np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3).astype(np.float32)
-
-
-def published_decode(path: Path) -> None:
-    published_frames(path, 1, 224, crop=False)
-    published_frames(path, 24, 112, crop=True)
-    run_ffmpeg("-i", str(path), "-vn", "-ac", "1", "-ar", "16000", "-f", "wav", "pipe:")
-
-
-def one_pass_published_filters(path: Path) -> None:
-    stream = probe(path).video
-    assert stream is not None
-    large = "{}:{}".format(*FrameFormat(1, 224).scaled_size(stream.width, stream.height))
-    small = "{}:{}".format(*FrameFormat(24, 112).scaled_size(stream.width, stream.height))
-    graph = f"[0:v]split=2[a][b];[a]fps=1,scale={large}[x];[b]fps=24,scale={small},crop=112:112[y]"
-    outputs = [["-map", place, "-pix_fmt", "rgb24", "-f", "null", "-"] for place in ("[x]", "[y]")]
-    sound = ["-map", "0:a", "-ac", "1", "-ar", "16000", "-f", "null", "-"]
-    run_ffmpeg("-threads", "1", "-i", str(path), "-filter_complex", graph, *outputs[0], *outputs[1], *sound)
 
 
 def consume(path: Path) -> None:
@@ -152,29 +118,6 @@ def put_random_weights() -> None:
     for file_name, network in networks.items():
         checkpoint_path(file_name).parent.mkdir(parents=True, exist_ok=True)
         torch.save(network.state_dict(), checkpoint_path(file_name))
-
-
-def published_networks() -> dict[str, nn.Module]:
-    """The networks as they were published: batch norms apart, memory laid out as PyTorch does by itself."""
-    frames, clips = torchvision.models.resnet152(weights=None), ResNeXt3D()
-    frames.fc = nn.Identity()
-    return {
-        "2d": Normalized(frames, Normalize(IMAGENET_MEAN, IMAGENET_STD)).eval(),
-        "3d": Normalized(clips, Normalize(KINETICS_MEAN, (1 / 255, 1 / 255, 1 / 255))).eval(),
-    }
-
-
-def published_whole(path: Path, networks: dict[str, nn.Module], device: torch.device | str = "cpu") -> None:
-    """A pass for each kind, float32 frames of the whole video, batches of 64, and a pass for the sound."""
-    run_ffmpeg("-i", str(path), "-vn", "-ac", "1", "-ar", "16000", "-f", "wav", "pipe:")
-    for key, frames in (("2d", published_frames(path, 1, 224, False)), ("3d", published_frames(path, 24, 112, True))):
-        if key == "3d":
-            missing = -len(frames) % 16
-            frames = np.concatenate((frames, np.zeros((missing, *frames.shape[1:]), np.float32)))
-            frames = frames.reshape(-1, 16, 112, 112, 3)
-        with torch.no_grad():
-            for start in range(0, len(frames), 64):
-                networks[key](torch.from_numpy(frames[start : start + 64]).to(device)).cpu().numpy()
 
 
 def benchmark_whole(arguments: argparse.Namespace) -> dict[str, Any]:

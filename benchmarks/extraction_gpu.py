@@ -26,17 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from extraction import (
-    FORMATS,
-    SIZES,
-    SOURCE,
-    consume,
-    published_networks,
-    published_whole,
-    put_random_weights,
-    run_ffmpeg,
-    video,
-)
+from extraction import FORMATS, SIZES, SOURCE, consume, put_random_weights, video
+from published_extraction import published_networks, published_whole, run_ffmpeg
 from rich.console import Console
 from rich.table import Table
 from torch import nn
