@@ -80,9 +80,8 @@ class ExtractSettings:
     audio_dtype: Literal["float16", "8bit"] = "float16"
     """What it is stored as; ``8bit`` takes half the bytes and is 0.18 dB off at most."""
     words: str = "word2vec-google-news-300"
-    """Word vectors: a gensim name, a word2vec file, other shards' ``words.parquet``, or ``corpus`` (trained on the
-    manifest's captions). Or ``clip``: no
-    vectors but the pieces of words that CLIP's text tower takes."""
+    """Word vectors: a name of gensim's collection, a word2vec file, other shards' ``words.parquet``, or ``corpus``
+    (trained on the manifest's captions). Or ``clip``: no vectors but the pieces of words that CLIP's text tower takes."""
     word_dim: int = 300
     """Dimensions of the vectors when they are trained on the corpus."""
     normalize: bool = False

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Iterator, Set
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
@@ -13,16 +14,19 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import InputError
 
+_File = gzip.GzipFile | BufferedReader
 _READ_BYTES = 1 << 20
-_TEXT_ENDINGS = (".txt", ".vec", ".txt.gz", ".vec.gz")
+_PEEKED = 256
+"""Bytes that tell text from binary numbers: a word and its first numbers."""
+_NUMBERS = re.compile(rb"[-+.\deE ]+")
 
 
 def read_vectors(path: Path, wanted: Set[str], common: int = 0) -> tuple[list[str], np.ndarray]:
     """The wanted words that a file has, in its order, and their vectors, float32 ``[words, dim]``.
 
     Args:
-        path: word2vec's text format (``.txt``, ``.vec``), gensim's (``.kv``), the ``words.parquet`` of other shards,
-            else word2vec's binary one; word2vec's may be gzipped.
+        path: gensim's format (``.kv``), the ``words.parquet`` of other shards, else one of word2vec's, binary or text,
+            which may be gzipped.
         wanted: words to keep.
         common: so many of the file's first words are kept as well; published files begin with the most frequent.
 
@@ -40,10 +44,9 @@ def read_vectors(path: Path, wanted: Set[str], common: int = 0) -> tuple[list[st
     found: dict[str, np.ndarray] = {}
     dim = 0
     try:
-        with cast(BinaryIO, gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")) as file:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             count, dim = (int(number) for number in file.readline().split())
-            is_text = path.name.endswith(_TEXT_ENDINGS)
-            rows = _text_rows(file, dim) if is_text else _binary_rows(file, count, dim)
+            rows = (_text_rows if _is_text(file) else _binary_rows)(file, count, dim)
             for number, (word, vector) in enumerate(rows):
                 if (number < common or word in wanted) and word not in found:
                     found[word] = vector
@@ -70,32 +73,14 @@ def read_stored(path: str | Path) -> tuple[list[str], np.ndarray]:
     return table["word"].to_pylist(), column.flatten().to_numpy().reshape(-1, column.type.list_size)
 
 
-def collection_file(name: str) -> Path:
-    """The file of a name in gensim's collection, fetched on first use.
-
-    Raises:
-        InputError: no such name, or it cannot be fetched.
-    """
-    import gensim.downloader  # takes a second to import, and most runs do not need it
-
-    folder = Path(gensim.downloader.BASE_DIR) / name
-    local = folder / f"{name}.gz"
-    if local.is_file():
-        return local
-    try:
-        return Path(gensim.downloader.load(name, return_path=True))
-    except (ValueError, OSError) as error:
-        reason = " ".join(str(error).split()).partition(";")[0]
-        raise InputError(
-            f"word vectors {name} are neither a file, nor at {local}, nor could they be fetched ({reason}): put them "
-            "there, or name a file (GoogleNews-vectors-negative300.bin.gz), or 'corpus' to train them on the "
-            "captions: extract --extract.words, convert --words"
-        ) from None
-
-
 def _from_gensim(path: Path, wanted: Set[str], common: int) -> tuple[list[str], np.ndarray]:
-    from gensim.models import KeyedVectors
-
+    try:
+        from gensim.models import KeyedVectors
+    except ImportError:
+        raise InputError(
+            f"{path}: only gensim reads its own format: pip install gensim (which knows no Python newer than 3.13), or "
+            "save the vectors with its save_word2vec_format and name that file"
+        ) from None
     try:
         stored = KeyedVectors.load(str(path), mmap="r")
     except Exception as error:  # a damaged pickle may raise anything
@@ -105,7 +90,13 @@ def _from_gensim(path: Path, wanted: Set[str], common: int) -> tuple[list[str], 
     return words, np.asarray(stored.vectors[rows], dtype=np.float32).reshape(len(words), stored.vector_size)
 
 
-def _binary_rows(file: BinaryIO, count: int, dim: int) -> Iterator[tuple[str, np.ndarray]]:
+def _is_text(file: _File) -> bool:
+    """Whether numbers are written out behind the first row's word; nothing is read."""
+    numbers = file.peek(_PEEKED)[:_PEEKED].partition(b" ")[2].partition(b"\n")[0]
+    return _NUMBERS.fullmatch(numbers) is not None
+
+
+def _binary_rows(file: _File, count: int, dim: int) -> Iterator[tuple[str, np.ndarray]]:
     """Rows of word2vec's binary format: a word, a space, ``dim`` little-endian float32, perhaps a line's end."""
     row_bytes = 4 * dim
     pending, start = b"", 0
@@ -120,8 +111,11 @@ def _binary_rows(file: BinaryIO, count: int, dim: int) -> Iterator[tuple[str, np
         start = space + 1 + row_bytes
 
 
-def _text_rows(file: BinaryIO, dim: int) -> Iterator[tuple[str, np.ndarray]]:
-    for line in file:
+def _text_rows(file: _File, count: int, dim: int) -> Iterator[tuple[str, np.ndarray]]:
+    for _ in range(count):
+        line = file.readline()
+        if not line:
+            raise EOFError("it ends early")
         word, *numbers = line.decode("utf-8", "replace").rstrip().split(" ")
         if len(numbers) != dim:
             raise ValueError(f"a line has {len(numbers)} numbers, not {dim}")

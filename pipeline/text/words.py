@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.replacing import replace_file
-from pipeline.text.vector_files import collection_file, read_stored, read_vectors
+from pipeline.text.collection import collection_file
+from pipeline.text.trained_vectors import train_vectors
+from pipeline.text.vector_files import read_stored, read_vectors
 
-_EPOCHS = 30
-"""Rounds over the captions when vectors are trained: corpora that need it are small."""
 _WORD = re.compile(r"[\w']+")
 
 
@@ -81,8 +81,8 @@ def build_word_vectors(
     """Vectors for the words of a dataset's captions.
 
     Args:
-        source: ``corpus``: word2vec (skip-gram) trained on the captions; a file (``.bin``, ``.txt``, ``.vec``, each
-            also with ``.gz``; ``.kv``; ``words.parquet`` of other shards); else a name in gensim's collection, such as
+        source: ``corpus``: trained on the captions; a file (``.bin``, ``.txt``, ``.vec``, each also with ``.gz``;
+            ``.kv``; ``words.parquet`` of other shards); else a name in gensim's collection, such as
             ``word2vec-google-news-300``.
         captions: all narration of the dataset.
         dim: width of vectors that are trained; a file has its own.
@@ -97,7 +97,7 @@ def build_word_vectors(
         InputError: no such file, no such name, or no connection to fetch it.
     """
     if source == "corpus":
-        return _train([tokenize(caption) for caption in captions], dim, seed)
+        return WordVectors(*train_vectors([tokenize(caption) for caption in captions], dim, seed))
     is_file = Path(source).is_file() or Path(source.removesuffix(".gz")).suffix in (
         ".bin",
         ".txt",
@@ -107,14 +107,3 @@ def build_word_vectors(
     )
     path = Path(source) if is_file else collection_file(source)
     return WordVectors(*read_vectors(path, {word for caption in captions for word in tokenize(caption)}, common))
-
-
-def _train(sentences: list[list[str]], dim: int, seed: int) -> WordVectors:
-    from gensim.models import Word2Vec  # takes a second to import, and most runs do not need it
-
-    sentences = [sentence for sentence in sentences if sentence]
-    if not sentences:
-        return WordVectors([], np.empty((0, dim), np.float32))
-    # one worker: with several, gensim's result depends on their timing
-    model = Word2Vec(sentences, vector_size=dim, min_count=1, sg=1, epochs=_EPOCHS, workers=1, seed=seed)
-    return WordVectors(list(model.wv.index_to_key), model.wv.vectors)

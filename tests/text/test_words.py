@@ -106,21 +106,11 @@ def test_a_cut_file_of_vectors_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(InputError, match=r"vectors\.bin.*ends early"):
         build_word_vectors(str(path), CAPTIONS)
+    path.write_text("2 5\nflip 1 2 3 4 5\n")
+    with pytest.raises(InputError, match=r"vectors\.bin.*ends early"):
+        build_word_vectors(str(path), CAPTIONS)
     path.write_bytes(b"<html>")
     with pytest.raises(InputError, match="not word vectors"):
         build_word_vectors(str(path), CAPTIONS)
     with pytest.raises(InputError, match="no word vectors here"):
         build_word_vectors(str(tmp_path / "other.bin"), CAPTIONS)
-
-
-def test_a_name_of_the_collection_is_found_where_gensim_puts_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import gensim.downloader
-
-    monkeypatch.setattr(gensim.downloader, "BASE_DIR", str(tmp_path))
-    (tmp_path / "word2vec-google-news-300").mkdir()
-    local = tmp_path / "word2vec-google-news-300" / "word2vec-google-news-300.gz"
-    write_binary(local, {"flip": np.arange(5), "egg": np.zeros(5)})
-    words = build_word_vectors("word2vec-google-news-300", CAPTIONS)
-    assert words.words == ["flip"] and words.vectors.tolist() == [[0, 1, 2, 3, 4]]
