@@ -81,7 +81,7 @@ class ExtractSettings:
     """What it is stored as; ``8bit`` takes half the bytes and is 0.18 dB off at most."""
     words: str = "word2vec-google-news-300"
     """Word vectors: a name of gensim's collection, a word2vec file, other shards' ``words.parquet``, or ``corpus``
-    (trained on the manifest's captions). Or ``clip``: no vectors but the pieces of words that CLIP's text tower takes."""
+    (trained on the manifest's captions). Or ``clip``: no vectors, but the pieces of words that its text tower takes."""
     word_dim: int = 300
     """Dimensions of the vectors when they are trained on the corpus."""
     normalize: bool = False
