@@ -59,8 +59,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     checkpoint = arguments.checkpoint or best_checkpoint(arguments.run)
     shards, left_out = ShardSet(arguments.shards), LeftOut(recipe.clips)
     classes = _classes(shards, arguments.split, arguments.category, left_out)
-    result = {**_measure(shards, recipe, checkpoint, classes, left_out), "left_out": len(left_out.messages),
-              "recipe": recipe.name, "seeded": recipe.seeded, "checkpoint": checkpoint.name}  # fmt: skip
+    run = None if arguments.checkpoint else arguments.run
+    result = {**_measure(shards, recipe, checkpoint, run, classes, left_out), "left_out": len(left_out.messages),
+              "recipe": recipe.name, "seeded": recipe.seeded}  # fmt: skip
     for message in left_out.messages:
         warn(f"left out: {message}")
     out = arguments.out or arguments.run / "classes.json"
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     replace_file(out, lambda part: part.write_text(json.dumps(result, indent=2) + "\n"))
     _show(result)
     count = f"{counted(result['videos'], 'video')}{left_out.note()} of {len(result['classes'])} classes"
-    console.print(f"classify: {count}, {checkpoint.name} → {out}", soft_wrap=True)
+    console.print(f"classify: {count}, {result['checkpoint']} → {out}", soft_wrap=True)
 
 
 def _classes(shards: ShardSet, split: str | None, category: int, left_out: LeftOut) -> dict[int, str]:
@@ -88,7 +89,7 @@ def _classes(shards: ShardSet, split: str | None, category: int, left_out: LeftO
 
 
 def _measure(
-    shards: ShardSet, recipe: Recipe, checkpoint: Path, classes: dict[int, str], left_out: LeftOut
+    shards: ShardSet, recipe: Recipe, checkpoint: Path, run: Path | None, classes: dict[int, str], left_out: LeftOut
 ) -> dict[str, Any]:
     """Figures, and of how many videos and which classes they are: those of which a video can be read."""
     import numpy as np
@@ -105,7 +106,7 @@ def _measure(
     text_of = {name: class_text(name) for name in sorted(set(classes.values()))}
     words = words_for(list(text_of.values()), shards.folder, recipe.extract.words)
     _note_alike(text_of, words)
-    trained = load_trained(model_settings, checkpoint, shards.folder, words)
+    trained = load_trained(model_settings, checkpoint, shards.folder, words, run)
     reader = ClipReader(shards, clip_settings)
     embedder = Embedder(trained.model, trained.prepare, reader, trained.words, recipe.evaluate.batch_clips)
     embedded = _embed(embedder, shards, list(classes), left_out)
@@ -120,6 +121,7 @@ def _measure(
         **cluster_figures(clusters.cpu().numpy(), labels),
         "videos": len(videos),
         "classes": names,
+        "checkpoint": trained.checkpoint.name,
     }
 
 

@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.split is not None:
         recipe.evaluate.split = arguments.split
     checkpoint = arguments.checkpoint or best_checkpoint(arguments.run)
-    clips, left_out = _embed(recipe, arguments.shards, checkpoint, arguments.total)
+    run = None if arguments.checkpoint else arguments.run
+    clips, left_out, checkpoint = _embed(recipe, arguments.shards, checkpoint, run, arguments.total)
     total = arguments.total or (len(clips.clip_ids) + left_out if left_out else None)
     clips.check_finite(str(checkpoint), "take an earlier checkpoint")
     ranks, metrics = _measure(clips, total)
@@ -79,8 +80,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     console.print(f"evaluate: {count}, {checkpoint.name} → {out}", soft_wrap=True)
 
 
-def _embed(recipe: Recipe, shards: Path, checkpoint: Path, total: int | None) -> tuple[ClipEmbeddings, int]:
-    """The test set's embeddings, and how many clips were left out since they are damaged."""
+def _embed(
+    recipe: Recipe, shards: Path, checkpoint: Path, run: Path | None, total: int | None
+) -> tuple[ClipEmbeddings, int, Path]:
+    """The test set's embeddings, how many clips were left out since they are damaged, and whose weights were taken."""
     from pipeline.benchmarks.embeddings import embed_clips
     from pipeline.benchmarks.strategies import evaluation_sizes
     from pipeline.shards.evaluation import evaluation_clips
@@ -92,7 +95,7 @@ def _embed(recipe: Recipe, shards: Path, checkpoint: Path, total: int | None) ->
     batches = evaluation_clips(shard_set, held_out.split, clip_settings, held_out.batch_clips, held_out.max_words)
     if total is not None and total < batches.clips:
         raise InputError(f"--total {total}: but {batches.clips} clips are there")
-    trained = load_trained(model_settings, checkpoint, shards)
+    trained = load_trained(model_settings, checkpoint, shards, run=run)
     with progress_bar() as progress:
         clips = embed_clips(trained.model, progress.track(batches, description="evaluate"), trained.prepare)
     for message in batches.damaged:
@@ -103,7 +106,7 @@ def _embed(recipe: Recipe, shards: Path, checkpoint: Path, total: int | None) ->
             "another: only captions tell those apart, and R@1 counts a tie for the first place as a miss",
             soft_wrap=True,
         )
-    return clips, batches.left_out
+    return clips, batches.left_out, trained.checkpoint
 
 
 def _measure(clips: ClipEmbeddings, total: int | None) -> tuple[dict[str, Ranks], dict[str, RetrievalMetrics]]:

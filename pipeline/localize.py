@@ -30,6 +30,7 @@ from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from pipeline.benchmarks.steps import Task, VideoSteps
+    from pipeline.benchmarks.windows import Embedder
     from pipeline.shards.left_out import LeftOut
     from pipeline.shards.reader import ShardSet
     from pipeline.types import Caption
@@ -67,8 +68,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     checkpoint = arguments.checkpoint or best_checkpoint(arguments.run)
     shards, left_out = ShardSet(arguments.shards), LeftOut(recipe.clips)
     chosen = _chosen(shards, tasks, arguments.split, left_out)
-    with progress_bar() as progress:
-        scored = list(_scored(shards, chosen, tasks is None, recipe, checkpoint, left_out, progress)) if chosen else []
+    scored: list[tuple[VideoSteps, Task]] = []
+    if chosen:
+        run = None if arguments.checkpoint else arguments.run
+        embedder, checkpoint = _embedder(shards, chosen, tasks is None, recipe, checkpoint, run)
+        with progress_bar() as progress:
+            scored = list(_scored(shards, embedder, chosen, tasks is None, recipe, left_out, progress))
     for message in left_out.messages:
         warn(f"left out: {message}")
     left_out.some(scored)
@@ -123,13 +128,12 @@ def _chosen(
     return chosen
 
 
-def _scored(
+def _embedder(
     shards: ShardSet, chosen: Sequence[tuple[int, Sequence[Caption], Task]], own: bool, recipe: Recipe,
-    checkpoint: Path, left_out: LeftOut, progress: Progress,
-) -> Iterator[tuple[VideoSteps, Task]]:  # fmt: skip
-    """The chosen videos with their scores; ``own``: their steps are their own segments."""
-    from pipeline.benchmarks.steps import VideoSteps, log_shares, own_truth, step_truth
-    from pipeline.benchmarks.windows import Embedder, second_scores
+    checkpoint: Path, run: Path | None,
+) -> tuple[Embedder, Path]:  # fmt: skip
+    """The model, with words for the steps of the chosen videos, and the checkpoint that it is of."""
+    from pipeline.benchmarks.windows import Embedder
     from pipeline.shards.batches import ClipReader
     from pipeline.training.runs import load_trained, words_for
 
@@ -137,10 +141,20 @@ def _scored(
     if not own:
         steps = dict.fromkeys(step for _, _, task in chosen for step in task.steps)
         words = words_for(list(steps), shards.folder, recipe.extract.words)
-    trained = load_trained(recipe.model, checkpoint, shards.folder, words)
-    embedder = Embedder(
-        trained.model, trained.prepare, ClipReader(shards, recipe.clips), trained.words, recipe.evaluate.batch_clips
-    )
+    trained = load_trained(recipe.model, checkpoint, shards.folder, words, run)
+    reader = ClipReader(shards, recipe.clips)
+    embedder = Embedder(trained.model, trained.prepare, reader, trained.words, recipe.evaluate.batch_clips)
+    return embedder, trained.checkpoint
+
+
+def _scored(
+    shards: ShardSet, embedder: Embedder, chosen: Sequence[tuple[int, Sequence[Caption], Task]], own: bool,
+    recipe: Recipe, left_out: LeftOut, progress: Progress,
+) -> Iterator[tuple[VideoSteps, Task]]:  # fmt: skip
+    """The chosen videos with their scores; ``own``: their steps are their own segments."""
+    from pipeline.benchmarks.steps import VideoSteps, log_shares, own_truth, step_truth
+    from pipeline.benchmarks.windows import second_scores
+
     around = recipe.evaluate.step_radius, recipe.evaluate.step_sound
     for number, captions, task in progress.track(chosen, description="localize"):
         with left_out.allowed():

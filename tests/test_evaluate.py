@@ -2,6 +2,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipeline import evaluate, train
+from pipeline import classify, evaluate, localize, train
 from pipeline.benchmarks.embeddings import DIRECTIONS
 from pipeline.config import load_recipe
 from pipeline.errors import InputError
 from pipeline.models import build_model, save_published
 from pipeline.training.checkpoint import read_checkpoint
+from pipeline.training.runs import best_checkpoint
 from pipeline.types import Caption
 from tests.shards.samples import make_sample, write_shards
 from tests.tiny_run import MCN, write_recipe, write_tiny_shards
@@ -182,6 +184,26 @@ def test_a_best_checkpoint_that_cannot_be_had_is_told(
     evaluate.main(["--run", str(tmp_path / "run"), "--shards", str(folder / "shards")])
     told = " ".join(capsys.readouterr().err.split())
     assert f"{said}: taking the last checkpoint, step-00000002.pt" in told
+
+
+@pytest.mark.parametrize("verb", [evaluate, localize, classify])
+def test_a_checkpoint_that_its_training_removes_meanwhile_is_replaced_by_the_one_that_is_there(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: ModuleType
+) -> None:
+    gone = folder / "run" / "checkpoints" / "step-00000001.pt"
+    samples = [dataclasses.replace(make_sample(name, 8, split="test"), category_1=name) for name in ("pour", "flip")]
+    write_shards(tmp_path / "shards", samples)
+    shutil.copy(folder / "shards" / "words.parquet", tmp_path / "shards")
+    command = ["--run", str(folder / "run"), "--shards", str(tmp_path / "shards"), "--out", str(tmp_path / "out.json")]
+    choices = [gone, best_checkpoint(folder / "run")]
+    monkeypatch.setattr("pipeline.training.runs.best_checkpoint", lambda run: choices.pop(0))
+    verb.main(command)
+    assert json.loads((tmp_path / "out.json").read_text())["checkpoint"] == "step-00000002.pt"
+    told = " ".join(capsys.readouterr().err.split())
+    assert "step-00000001.pt is not there any more, as its run is being trained: taking step-00000002.pt" in told
+    assert f"step-00000002.pt → {tmp_path / 'out.json'}" in told
+    with pytest.raises(InputError, match=r"step-00000001\.pt: there is no such checkpoint file"):
+        verb.main([*command, "--checkpoint", str(gone)])
 
 
 def test_a_damaged_checkpoint_gives_no_figures(folder: Path, tmp_path: Path) -> None:

@@ -56,10 +56,11 @@ def best_checkpoint(run: Path) -> Path:
     Where a best one was noted but cannot be told or found any more, that is said.
     """
     checkpoints = Checkpoints(run / "checkpoints")
-    best, steps = checkpoints.best(), checkpoints.steps()
+    # in this order: a training may note a better one, and remove the one before it, at any time
+    steps, best = checkpoints.steps(), checkpoints.best()
     if not steps:
         raise InputError(f"{run} has no checkpoint yet; train with: python -m pipeline.train --run {run} ...")
-    if best is not None and best[0] in steps:
+    if best is not None and checkpoints.path(best[0]).is_file():
         return checkpoints.path(best[0])
     last, noted = checkpoints.path(steps[-1]), checkpoints.folder / "best.json"
     if noted.exists():
@@ -74,9 +75,13 @@ class Trained(NamedTuple):
     model: Network
     prepare: Prepare
     words: Vocabulary
+    checkpoint: Path
+    """Which the weights are of."""
 
 
-def load_trained(settings: ModelSettings, checkpoint: Path, shards: Path, words: Vocabulary | None = None) -> Trained:
+def load_trained(
+    settings: ModelSettings, checkpoint: Path, shards: Path, words: Vocabulary | None = None, run: Path | None = None
+) -> Trained:
     """A network with a checkpoint's weights, on the GPU where there is one.
 
     Args:
@@ -84,6 +89,8 @@ def load_trained(settings: ModelSettings, checkpoint: Path, shards: Path, words:
         checkpoint: of this program or a published one.
         shards: the folder of shards that it is to look at.
         words: what word ids stand for; None: the shards' own.
+        run: the run that the checkpoint was chosen of: if its training has removed it since, the best that is there now
+            is taken; None: no other will do.
 
     Raises:
         InputError: the checkpoint is of another network or of other word vectors, or the shards are too wide or narrow
@@ -95,8 +102,21 @@ def load_trained(settings: ModelSettings, checkpoint: Path, shards: Path, words:
     check_words(checkpoint, words, shards)
     prepare = preparation(shards, words, settings, device)
     model = build_model(settings)
-    load_weights(model, checkpoint)
-    return Trained(model.to(device), prepare, words)
+    checkpoint = _load(model, checkpoint, run)
+    return Trained(model.to(device), prepare, words, checkpoint)
+
+
+def _load(model: Network, checkpoint: Path, run: Path | None) -> Path:
+    """Loads a checkpoint's weights, or those of what took its place in the run; gives its path."""
+    while True:
+        try:
+            load_weights(model, checkpoint)
+            return checkpoint
+        except InputError:
+            if run is None or checkpoint.exists():
+                raise
+            gone, checkpoint = checkpoint, best_checkpoint(run)
+            warn(f"{gone.name} is not there any more, as its run is being trained: taking {checkpoint.name}")
 
 
 def words_for(texts: Sequence[str], shards: Path, source: str) -> Vocabulary:
