@@ -180,15 +180,17 @@ def peak_memory(device: torch.device) -> int:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The whole rows of a ``metrics.jsonl``; a last line that a crash cut short is left out."""
+    """The whole rows of a ``metrics.jsonl``; lines that a crash cut short or a disk damaged are left out."""
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().splitlines():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
-            break
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
     return rows
 
 

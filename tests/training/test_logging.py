@@ -55,6 +55,15 @@ def test_a_resumed_run_writes_over_what_a_crash_left_behind(tmp_path: Path) -> N
     assert scalars(tmp_path).keys() == {1, 2, 3, 4, 5, 6}
 
 
+@pytest.mark.parametrize("damage", [b"\xff\xfe\x80", bytes(40), b"[1]", b'{"step": null}', b'{"step": 3, "lo'])
+def test_a_damaged_line_costs_its_row_alone(tmp_path: Path, damage: bytes) -> None:
+    write(tmp_path, range(1, 7))
+    lines = (tmp_path / "metrics.jsonl").read_bytes().splitlines()
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([*lines[:2], damage, *lines[3:]]))
+    write(tmp_path, range(6, 8), step=5)
+    assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 4, 5, 6, 7]
+
+
 def test_a_row_is_json_even_where_a_float16_step_was_skipped(tmp_path: Path) -> None:
     with RunLog(tmp_path, Console(file=io.StringIO()), step=0, total_steps=10, seconds=None) as log:
         for step in (1, 2, 3):
