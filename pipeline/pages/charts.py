@@ -13,7 +13,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 12, 40
 
 
 def line_chart(series: Mapping[str, Sequence[Point]], x_label: str, y_label: str) -> str:
-    """Curves over a common axis; points that are not finite are left out.
+    """Curves over a common axis; points that are not finite are left out, and of many those that do not show.
 
     Args:
         series: name → ``(x, y)`` points in the order of x. The n-th is drawn in the style sheet's colour n.
@@ -51,7 +51,7 @@ def line_chart(series: Mapping[str, Sequence[Point]], x_label: str, y_label: str
         x, _ = place(tick, y_ticks[0])
         parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{_number(tick)}</text>')
     for index, line in enumerate(finite.values()):
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in line))
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in _thinned(line)))
         parts.append(f'<polyline class="line series-{index}" points="{path}"/>')
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{_HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>')
@@ -63,6 +63,22 @@ def line_chart(series: Mapping[str, Sequence[Point]], x_label: str, y_label: str
         f'aria-label="{escape(y_label)} over {escape(x_label)}">{"".join(parts)}</svg>'
         f'<div class="legend">{legend}</div></figure>'
     )
+
+
+def _thinned(line: Sequence[Point], stretches: int = _WIDTH) -> Sequence[Point]:
+    """A curve of a million points as one that looks the same: the lowest and the highest of each short stretch."""
+    size = math.ceil(len(line) / stretches)
+    if size <= 2:
+        return line
+    kept = [line[0]]
+    for first in range(0, len(line), size):
+        stretch = line[first : first + size]
+        kept += sorted({min(stretch, key=_height), max(stretch, key=_height)})
+    return [*kept, line[-1]]
+
+
+def _height(point: Point) -> float:
+    return point[1]
 
 
 def bar_chart(

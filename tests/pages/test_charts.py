@@ -28,6 +28,19 @@ def test_points_that_are_not_finite_are_left_out() -> None:
     assert len(line.attrib["points"].split()) == 2
 
 
+def test_a_long_curve_keeps_its_ends_and_peaks_in_few_points() -> None:
+    values = [1.0] * 20_000
+    values[0], values[7_001], values[-1] = 2.0, 9.0, 3.0
+    chart = line_chart({"loss": list(enumerate(values))}, "step", "loss")
+    (line,) = ElementTree.fromstring(chart).iter("polyline")
+    points = [tuple(map(float, pair.split(","))) for pair in line.attrib["points"].split()]
+    assert len(points) < 1500
+    assert points == sorted(points, key=lambda point: point[0])
+    heights = [y for _, y in points]
+    assert heights[0] < max(heights) and heights[-1] < heights[0]
+    assert min(heights) < heights[-1] and heights.count(min(heights)) == 1
+
+
 def test_bars_are_shares_of_the_longest_and_escape_their_labels() -> None:
     chart = bar_chart([("a<b", 2.0, "2"), ("c", 1.0, "1")], reference=(0.5, "chance"))
     assert "a&lt;b" in chart
