@@ -8,7 +8,7 @@ The page refers to nothing outside itself: it can be mailed, and opens without a
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
 from html import escape
@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 
 from pipeline import classify, localize
 from pipeline.acquire.layout import find_video
-from pipeline.acquire.ledger import Ledger, LedgerRow
+from pipeline.acquire.ledger import Ledger
 from pipeline.benchmarks.results import result_tiles, results_section
 from pipeline.cli import console, output_file, run_verb, verb_parser
 from pipeline.datasets.table import Manifest
@@ -61,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     sections += other_results(arguments.run, metrics)
     if arguments.manifest:
         manifest, ledger = Manifest(arguments.manifest), Ledger(arguments.manifest.with_suffix(".ledger"))
-        latest = {stage: ledger.latest(stage) for stage in _STAGES}
-        sections += [coverage_section(manifest.ids(), latest), throughput_section(latest)]
+        latest = latest_rows(manifest, ledger)
+        sections += [coverage_section(len(manifest), latest), throughput_section(latest)]
         headline += _coverage_tiles(len(manifest), latest)
     if arguments.shards:
         sections.append(sample_section(ShardSet(arguments.shards), arguments.videos))
@@ -99,52 +101,55 @@ def other_results(run: Path, metrics: dict[str, Any]) -> list[Section]:
     return sections
 
 
-def coverage_section(video_ids: Sequence[str], latest: dict[str, dict[str, LedgerRow]]) -> Section:
-    """How many videos each stage has, and for which reasons it lacks the others."""
-    total = len(video_ids)
+def latest_rows(manifest: Manifest, ledger: Ledger) -> dict[str, pa.Table]:
+    """What became of each of the manifest's videos, by stage; the ledger may have more, of a longer list before."""
+    listed, rows = pa.array(manifest.ids(), pa.string()), ledger.rows()
+    latest = {stage: ledger.latest_of(rows, stage) for stage in _STAGES}
+    return {stage: table.filter(pc.is_in(table["video_id"], value_set=listed)) for stage, table in latest.items()}
+
+
+def coverage_section(total: int, latest: dict[str, pa.Table]) -> Section:
+    """How many of so many videos each stage has, and for which reasons it lacks the others."""
     bars = [("listed", float(total), f"{total:,}")]
-    failures: Counter[tuple[str, str]] = Counter()
-    examples: dict[tuple[str, str], str] = {}
-    for stage in _STAGES:
-        rows = [latest[stage][video_id] for video_id in video_ids if video_id in latest[stage]]
-        done = sum(row.outcome == "done" for row in rows)
+    failures: list[tuple[str, str, int, str]] = []
+    for stage, rows in latest.items():
+        done = _with_outcome(rows, "done").num_rows
         bars.append((f"{stage}ed", float(done), f"{done:,} ({_percent(done / max(total, 1))})"))
-        for row in rows:
-            if row.outcome == "failed":
-                key = (stage, str(row.reason))
-                failures[key] += 1
-                examples.setdefault(key, row.message)
+        failed = _with_outcome(rows, "failed").group_by("reason", use_threads=False)  # which the first messages need
+        for found in failed.aggregate([("message", "first"), ("video_id", "count")]).to_pylist():
+            failures.append((stage, str(found["reason"]), found["video_id_count"], _shorten(found["message_first"])))
     body = bar_chart(bars)
     if failures:
-        lines = [[*key, f"{count:,}", _shorten(examples[key])] for key, count in failures.most_common()]
+        failures.sort(key=lambda failure: -failure[2])
+        lines = [[stage, reason, f"{count:,}", example] for stage, reason, count, example in failures]
         body += "<h3>Failures by reason</h3>" + table(["stage", "reason", "videos", "for example"], lines, (0, 1, 3))
     else:
         body += '<p class="note">No failures.</p>'
     return Section("coverage", "Coverage", body)
 
 
-def throughput_section(latest: dict[str, dict[str, LedgerRow]]) -> Section:
+def throughput_section(latest: dict[str, pa.Table]) -> Section:
     """Videos done over time, and the figures of each stage."""
-    rows = []
+    lines = []
     curves: dict[str, list[Point]] = {}
-    for stage in _STAGES:
-        done = sorted((row for row in latest[stage].values() if row.outcome == "done"), key=lambda row: row.at)
-        if not done:
+    for stage, rows in latest.items():
+        done = _with_outcome(rows, "done").select(["at", "seconds", "bytes"]).sort_by("at")
+        count = done.num_rows
+        if not count:
             continue
-        # a row's time is that of its end
-        first = min(row.at.timestamp() - row.seconds for row in done)
-        span = max(done[-1].at.timestamp() - first, 1e-3)
-        size = sum(row.bytes or 0 for row in done)
-        work = sum(row.seconds for row in done)
-        attempts = sum(row.attempts for row in latest[stage].values())
-        rows.append(
-            [stage, f"{len(done):,}", f"{size / 1e6:,.1f}", f"{span:,.0f}", f"{len(done) / span:.2f}",
-             f"{size / 1e6 / span:.2f}", f"{work / len(done):.2f}", f"{attempts:,}"]
+        ends = done["at"].cast(pa.int64()).to_numpy() / 1e6
+        work = done["seconds"].to_numpy()
+        first = float((ends - work).min())  # a row's time is that of its end
+        span = max(float(ends[-1]) - first, 1e-3)
+        size = pc.sum(done["bytes"]).as_py() or 0
+        lines.append(
+            [stage, f"{count:,}", f"{size / 1e6:,.1f}", f"{span:,.0f}", f"{count / span:.2f}",
+             f"{size / 1e6 / span:.2f}", f"{work.mean():.2f}", f"{pc.sum(rows['attempts']).as_py():,}"]
         )  # fmt: skip
-        curves[stage] = [(row.at.timestamp() - first, float(index + 1)) for index, row in enumerate(done)]
+        curves[stage] = list(zip((ends - first).tolist(), range(1, count + 1), strict=True))
     header = ["stage", "videos", "MB of video", "seconds", "videos/s", "MB/s", "s per video", "attempts"]
     chart = line_chart(curves, "seconds since the stage began", "videos done")
-    return Section("throughput", "Throughput", table(header, rows) + "<h3>Progress</h3>" + chart)
+    return Section("throughput", "Throughput", table(header, lines) + "<h3>Progress</h3>" + chart)
 
 
 def sample_section(shards: ShardSet, videos: Path) -> Section:
@@ -222,10 +227,14 @@ def _caption_track(sample: Sample) -> str:
     return f'<div class="track">{"".join(spans)}</div><div class="axis">{axis}</div>'
 
 
-def _coverage_tiles(total: int, latest: dict[str, dict[str, LedgerRow]]) -> list[Tile]:
-    done = sum(row.outcome == "done" for row in latest["extract"].values())
-    failed = sum(row.outcome == "failed" for rows in latest.values() for row in rows.values())
+def _coverage_tiles(total: int, latest: dict[str, pa.Table]) -> list[Tile]:
+    done = _with_outcome(latest["extract"], "done").num_rows
+    failed = sum(_with_outcome(rows, "failed").num_rows for rows in latest.values())
     return [Tile(f"{done:,} of {total:,}", "videos in shards"), Tile(f"{failed:,}", "failed, each with its reason")]
+
+
+def _with_outcome(rows: pa.Table, outcome: str) -> pa.Table:
+    return rows.filter(pc.equal(rows["outcome"], outcome))
 
 
 def _percent(share: float) -> str:

@@ -87,6 +87,14 @@ def test_the_page_says_what_was_got_and_lost_and_how_good_it_is(project: Path) -
     assert "text → video + sound" in html
 
 
+def test_videos_that_the_manifest_does_not_list_any_more_do_not_count(project: Path) -> None:
+    manifest = project / "manifests" / "tiny.parquet"
+    write_manifest(manifest, [Video(f"video-{number}") for number in (0, 1, 4)])
+    html = page(project).read_text()
+    assert "2 of 3" in html and "2 (66.7 %)" in html and "not_found" in html
+    assert "corrupt" not in html
+
+
 def test_a_model_that_sums_embeddings_is_judged_by_their_sum(project: Path) -> None:
     path = project / "run" / "metrics.json"
     metrics = json.loads(path.read_text())
