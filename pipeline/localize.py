@@ -77,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for message in left_out.messages:
         warn(f"left out: {message}")
     left_out.some(scored)
-    if not any(video.truth.any() for video, _ in scored):
+    scored = [(video, task) for video, task in scored if video.truth.any()]
+    if not scored:
         which = "" if arguments.split is None else f" in split {arguments.split}"
         what = "any caption" if tasks is None else "a caption that is a step of one of these tasks"
         raise InputError(f"{arguments.shards}: no video with {what}{which}")
@@ -117,13 +118,13 @@ def _splits_told(result: dict[str, Any]) -> str:
 def _chosen(
     shards: ShardSet, tasks: dict[str, Task] | None, split: str | None, left_out: LeftOut
 ) -> list[tuple[int, Sequence[Caption], Task]]:
-    """The videos of the tasks, as the shards count, with their annotation; without tasks, all that have captions."""
+    """The annotated videos of the tasks, as the shards count, with their captions; without tasks, all with captions."""
     from pipeline.benchmarks.steps import own_steps
 
     chosen: list[tuple[int, Sequence[Caption], Task]] = []
     for number, sample in left_out.samples(shards, split):
         task = own_steps(sample.video_id, sample.captions) if tasks is None else tasks.get(sample.task_id or "")
-        if sample.captions and task is not None:
+        if task is not None and any(caption.text in task.steps for caption in sample.captions):
             chosen.append((number, sample.captions, task))
     return chosen
 

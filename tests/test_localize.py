@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -80,6 +81,20 @@ def test_without_tasks_the_videos_own_segments_are_the_steps(folder: Path, tmp_p
     assert (result["radius"], result["sound"]) == (2, 6)
     assert set(result["tasks"]) == {"video-0", "video-1", "video-2"}
     assert set(result["groups"]) == {"all"}
+
+
+def test_a_video_without_an_annotated_second_does_not_count(folder: Path, tmp_path: Path) -> None:
+    samples = [
+        dataclasses.replace(make_sample(f"video-{number}", seconds=6, modalities=("2d", "3d")), captions=[caption])
+        for number, caption in enumerate((Caption(1, 3, "flip it"), Caption(1, 3, "narration"), Caption(7, 9, "first")))
+    ]
+    write_shards(tmp_path / "shards", samples)
+    shutil.copy(folder / "shards" / "words.parquet", tmp_path / "shards")
+    command = ["--run", trained_for_a_step(folder / "shards", tmp_path), "--shards", str(tmp_path / "shards")]
+    localize.main([*command, "--tasks", str(folder / "tasks.txt")])
+    result = json.loads((tmp_path / "run" / "localization.json").read_text())
+    assert (result["videos"], result["tasks"]["42"]["videos"], result["splits"]) == (1, 1, {"train": 1})
+    assert (tmp_path / "run" / "localization.html").read_text().count("<svg") == 1
 
 
 class SecondModel(torch.nn.Module):

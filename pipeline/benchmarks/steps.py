@@ -42,7 +42,7 @@ def step_truth(captions: Sequence[Caption], steps: Sequence[str], seconds: int) 
     number_of = {step: number for number, step in enumerate(steps)}
     for caption in captions:
         if caption.text in number_of:
-            truth[math.floor(caption.start) : math.ceil(caption.end), number_of[caption.text]] = 1
+            truth[_seconds_of(caption), number_of[caption.text]] = 1
     return truth
 
 
@@ -55,8 +55,12 @@ def own_truth(captions: Sequence[Caption], seconds: int) -> Flags:
     """As :func:`step_truth`, where each segment is a step of its own, int8 ``[seconds, segments]``."""
     truth = np.zeros((seconds, len(captions)), np.int8)
     for number, caption in enumerate(captions):
-        truth[math.floor(caption.start) : math.ceil(caption.end), number] = 1
+        truth[_seconds_of(caption), number] = 1
     return truth
+
+
+def _seconds_of(caption: Caption) -> slice:
+    return slice(max(0, math.floor(caption.start)), max(0, math.ceil(caption.end)))
 
 
 def log_shares(scores: Floats) -> Floats:

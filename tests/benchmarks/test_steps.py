@@ -24,6 +24,13 @@ def test_a_segment_counts_from_its_first_second_to_its_last() -> None:
     assert np.flatnonzero(truth[:, 0]).tolist() == [8, 9]
 
 
+def test_a_segment_may_begin_before_its_video() -> None:
+    captions = [Caption(-0.5, 1.5, "stir"), Caption(-3.0, -1.0, "pour")]
+    expected = [[1, 1, 0], [0, 0, 0]]
+    assert step_truth(captions, ("stir", "pour"), 3).T.tolist() == expected
+    assert own_truth(captions, 3).T.tolist() == expected
+
+
 def test_without_a_list_of_steps_each_segment_is_one_even_where_names_repeat() -> None:
     captions = [Caption(0.0, 2.0, "crack egg"), Caption(2.0, 3.0, "stir"), Caption(4.0, 5.0, "crack egg")]
     assert own_steps("v", captions).steps == ("crack egg", "stir", "crack egg")
