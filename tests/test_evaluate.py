@@ -186,15 +186,21 @@ def test_a_best_checkpoint_that_cannot_be_had_is_told(
     assert f"{said}: taking the last checkpoint, step-00000002.pt" in told
 
 
+def two_classes(folder: Path, shards: Path) -> Path:
+    """Shards of two short videos that every verb can look at."""
+    samples = [dataclasses.replace(make_sample(name, 8, split="test"), category_1=name) for name in ("pour", "flip")]
+    write_shards(shards, samples)
+    shutil.copy(folder / "shards" / "words.parquet", shards)
+    return shards
+
+
 @pytest.mark.parametrize("verb", [evaluate, localize, classify])
 def test_a_checkpoint_that_its_training_removes_meanwhile_is_replaced_by_the_one_that_is_there(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: ModuleType
 ) -> None:
     gone = folder / "run" / "checkpoints" / "step-00000001.pt"
-    samples = [dataclasses.replace(make_sample(name, 8, split="test"), category_1=name) for name in ("pour", "flip")]
-    write_shards(tmp_path / "shards", samples)
-    shutil.copy(folder / "shards" / "words.parquet", tmp_path / "shards")
-    command = ["--run", str(folder / "run"), "--shards", str(tmp_path / "shards"), "--out", str(tmp_path / "out.json")]
+    shards = two_classes(folder, tmp_path / "shards")
+    command = ["--run", str(folder / "run"), "--shards", str(shards), "--out", str(tmp_path / "out.json")]
     choices = [gone, best_checkpoint(folder / "run")]
     monkeypatch.setattr("pipeline.training.runs.best_checkpoint", lambda run: choices.pop(0))
     verb.main(command)
@@ -245,6 +251,12 @@ def test_weights_that_are_not_finite_are_told(folder: Path, tmp_path: Path, fact
     torch.save({"model": {name: value * factor for name, value in weights.items()}}, tmp_path / "lost.pt")
     with pytest.raises(InputError, match=rf"lost\.pt: its {what} not finite"):
         run(folder, "--checkpoint", str(tmp_path / "lost.pt"))
+    shards = two_classes(folder, tmp_path / "shards")
+    for verb in (localize, classify):
+        with pytest.raises(InputError, match="not finite"):
+            verb.main(
+                ["--run", str(folder / "run"), "--shards", str(shards), "--checkpoint", str(tmp_path / "lost.pt")]
+            )
 
 
 def test_a_page_shows_figures_and_examples(folder: Path) -> None:

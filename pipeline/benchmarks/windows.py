@@ -84,10 +84,19 @@ class Embedder:
         return torch.cat(embedded)
 
     def similarity(self, videos: Tensor, texts: Tensor) -> Floats:
-        """``[windows, texts]``, as the model's embeddings are compared."""
+        """``[windows, texts]``, as the model's embeddings are compared.
+
+        Raises:
+            InputError: a value is NaN or infinite: of such ones too figures can be had, and they mean nothing.
+        """
         if getattr(self.model, "similarity", "cosine") == "cosine":
             videos, texts = (nn.functional.normalize(values, dim=1, eps=1e-8) for values in (videos, texts))
-        return (videos @ texts.T).cpu().numpy()
+        similarity = (videos @ texts.T).cpu().numpy()
+        if not np.isfinite(similarity).all():
+            raise InputError(
+                "the network's embeddings are not finite: its training diverged; take an earlier checkpoint"
+            )
+        return similarity
 
 
 def windows_of_seconds(seconds: int, radius: int, sound: int | None = None) -> Clips:
