@@ -24,14 +24,15 @@ def class_text(name: str) -> str:
 def zero_shot_accuracy(similarity: Floats, labels: Labels) -> dict[str, float]:
     """Percentage of clips whose class is the most similar (``top1``), or among the five most similar (``top5``).
 
+    As in retrieval a rank is the mean position among ties, and a tie for the first place is no hit of ``top1``.
+
     Args:
         similarity: ``[clips, classes]``.
         labels: ``[clips]``.
     """
     own = np.take_along_axis(similarity, labels[:, None], axis=1)
-    # a class that is as similar as the clip's own counts as half before it
     ranks = (similarity > own).sum(axis=1) + ((similarity == own).sum(axis=1) - 1) / 2
-    return {"top1": 100 * float((ranks < 1).mean()), "top5": 100 * float((ranks < 5).mean())}
+    return {"top1": 100 * float((ranks == 0).mean()), "top5": 100 * float((ranks < 5).mean())}
 
 
 def cluster_figures(clusters: Labels, labels: Labels) -> Mapping[str, float]:

@@ -28,6 +28,11 @@ def test_accuracy_counts_clips_whose_class_comes_first() -> None:
     assert zero_shot_accuracy(similarity, np.array([0, 1, 6, 0])) == {"top1": 25.0, "top5": 50.0}
 
 
+def test_classes_that_cannot_be_told_apart_are_no_hits() -> None:
+    similarity = np.array([[3.0, 3, 1], [0, 0, 0], [1, 2, 3]])
+    assert zero_shot_accuracy(similarity, np.array([0, 1, 2]))["top1"] == pytest.approx(100 / 3)
+
+
 def test_perfect_and_useless_clusters() -> None:
     labels = np.repeat(np.arange(4), 5)
     perfect = cluster_figures((labels + 1) % 4, labels)
