@@ -218,9 +218,11 @@ def _strip(path: Path | None, duration: float) -> str:
 def _caption_track(sample: Sample) -> str:
     length = max(sample.duration, 0.1)
     spans = []
-    for index, caption in enumerate(sample.captions):
-        left, width = 100 * caption.start / length, 100 * (caption.end - caption.start) / length
-        place = f"left:{left:.2f}%;width:{min(width, 100 - left):.2f}%;top:{43 * (index % 2)}px"
+    # subtitles may say more than the video has
+    within = [caption for caption in sample.captions if caption.start < length and caption.end > 0]
+    for index, caption in enumerate(within):
+        left, right = 100 * max(caption.start, 0) / length, 100 * min(caption.end, length) / length
+        place = f"left:{left:.2f}%;width:{right - left:.2f}%;top:{43 * (index % 2)}px"
         when = f"{caption.start:.1f}–{caption.end:.1f} s: {caption.text}"
         spans.append(f'<span style="{place}" title="{escape(when)}">{escape(caption.text)}</span>')
     axis = "".join(f"<span>{length * part / 4:.0f} s</span>" for part in range(5))

@@ -18,6 +18,7 @@ from pipeline.benchmarks.whole_videos import WAYS
 from pipeline.config import load_recipe
 from pipeline.datasets.table import write_manifest
 from pipeline.errors import InputError
+from pipeline.shards.reader import ShardSet
 from pipeline.shards.sample import Sample
 from pipeline.shards.writer import ShardWriter
 from pipeline.types import Caption, Video
@@ -93,6 +94,14 @@ def test_videos_that_the_manifest_does_not_list_any_more_do_not_count(project: P
     html = page(project).read_text()
     assert "2 of 3" in html and "2 (66.7 %)" in html and "not_found" in html
     assert "corrupt" not in html
+
+
+def test_captions_stay_within_their_video(tmp_path: Path) -> None:
+    captions = [Caption(-2.0, 5.0, "early"), Caption(8.0, 30.0, "late"), Caption(400.0, 402.0, "behind")]
+    with ShardWriter(tmp_path, "tiny", "w000") as writer:
+        writer.add(Sample("video", 10.0, captions, {}, {}))
+    html = report.sample_section(ShardSet(tmp_path), tmp_path).body
+    assert re.findall(r"left:([\d.-]+)%;width:([\d.]+)%", html) == [("0.00", "50.00"), ("80.00", "20.00")]
 
 
 def test_a_model_that_sums_embeddings_is_judged_by_their_sum(project: Path) -> None:
