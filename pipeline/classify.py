@@ -109,14 +109,15 @@ def _measure(
     trained = load_trained(model_settings, checkpoint, shards.folder, words, run)
     reader = ClipReader(shards, clip_settings)
     embedder = Embedder(trained.model, trained.prepare, reader, trained.words, recipe.evaluate.batch_clips)
+    # before the videos: a model without text of its own is known at once
+    named = dict(zip(text_of, embedder.texts(list(text_of.values())), strict=True))
     embedded = _embed(embedder, shards, list(classes), left_out)
     left_out.some(embedded)
     names = sorted({classes[number] for number in embedded})
     videos, labels = torch.cat(list(embedded.values())), np.array([names.index(classes[number]) for number in embedded])
-    named = embedder.texts([text_of[name] for name in names])
     clusters, _ = kmeans(videos, first_centroids(videos, len(names)))
     return {
-        **zero_shot_accuracy(embedder.similarity(videos, named), labels),
+        **zero_shot_accuracy(embedder.similarity(videos, torch.stack([named[name] for name in names])), labels),
         "chance": 100 / len(names),
         **cluster_figures(clusters.cpu().numpy(), labels),
         "videos": len(videos),

@@ -11,7 +11,7 @@ from pipeline.errors import InputError
 from pipeline.shards.files import ShardError
 from pipeline.shards.reader import ShardSet
 from pipeline.text.words import WordVectors
-from tests.shards.mending import flip, without_the_damaged_video
+from tests.shards.mending import copy_with_a_flipped_feature, flip, without_the_damaged_video
 from tests.shards.samples import make_sample, write_shards
 from tests.tiny_run import MCN, trained_for_a_step, write_recipe, write_tiny_shards
 
@@ -101,6 +101,19 @@ def test_a_damaged_video_gives_no_figures_or_is_left_out(
     assert "11 videos (1 damaged left out) of 3 classes" in told
     result = json.loads((tmp_path / "run" / "classes.json").read_text())
     assert (result["videos"], result["left_out"]) == (11, 1)
+
+
+def test_a_model_without_text_is_refused_before_the_work(folder: Path, tmp_path: Path) -> None:
+    clips = {**MCN["clips"], "sampling": "avlnet"}
+    model = {**MCN["model"], "name": "avlnet", "reconstruction_dim": None}
+    recipe = str(
+        write_recipe(tmp_path, **{**MCN, "clips": clips, "model": model, "loss": {"name": "mcn", "clusters": 0}})
+    )
+    run = str(tmp_path / "run")
+    train.main(["--recipe", recipe, "--shards", str(folder / "shards"), "--run", run, "--train.steps", "1"])
+    copy_with_a_flipped_feature(folder / "ucf", tmp_path / "damaged")
+    with pytest.raises(InputError, match="no embedding of text alone"):
+        classify.main(["--run", run, "--shards", str(tmp_path / "damaged")])
 
 
 def test_damaged_videos_take_their_classes_with_them(folder: Path, tmp_path: Path) -> None:
