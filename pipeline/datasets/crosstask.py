@@ -41,7 +41,7 @@ def read_tasks(path: Path | str) -> dict[str, Task]:
     tasks: dict[str, Task] = {}
     for number, block in enumerate((block for block in blocks if block), 1):
         steps = tuple(step.strip() for step in block[4].split(",")) if len(block) == 5 else ()
-        if not steps or block[3] != str(len(steps)):
+        if not steps or not all(steps) or block[3] != str(len(steps)):
             raise InputError(
                 f"{path}: task {number} is not a block of id, title, URL, number of steps and that many steps"
             )

@@ -126,7 +126,7 @@ def test_tasks(tmp_path):
     path = tmp_path / "tasks.txt"
     path.write_text("1\nMake Tea\nhttp://w\n2\nboil water,pour\n\n\n2\nSit\nu\n1\nsit\n")
     assert read_tasks(path) == {"1": Task("1", "Make Tea", ("boil water", "pour")), "2": Task("2", "Sit", ("sit",))}
-    for text in ("1\nMake Tea\nu\n3\na,b\n", "1\nMake Tea\n", ""):
+    for text in ("1\nMake Tea\nu\n3\na,b\n", "1\nMake Tea\nu\n2\na,\n", "1\nMake Tea\n", ""):
         path.write_text(text)
         with pytest.raises(InputError, match=r"tasks\.txt"):
             read_tasks(path)
