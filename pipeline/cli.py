@@ -89,6 +89,11 @@ def positive_float(text: str) -> float:
     return number
 
 
+def from_anywhere(place: str) -> str:
+    """A URL as it is, a path as an absolute one: the workers of a cluster have another working directory."""
+    return place if "://" in place else str(Path(place).absolute())
+
+
 def output_file(text: str) -> Path:
     """The type of an argument that names a file to write: better refused now than after the work."""
     path = Path(text)

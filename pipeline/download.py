@@ -34,7 +34,7 @@ from pipeline.acquire.pacing import NodeState, Pacer
 from pipeline.acquire.reasons import REASONS, classify
 from pipeline.acquire.session import STAGE, VANISHED, Job, Session
 from pipeline.acquire.sources import Credentials, Sources, find_credentials
-from pipeline.cli import console, interruptible, parse_with_recipe, positive_int, run_verb, verb_parser
+from pipeline.cli import console, from_anywhere, interruptible, parse_with_recipe, positive_int, run_verb, verb_parser
 from pipeline.config import DownloadSettings, Recipe
 from pipeline.datasets.table import Manifest
 from pipeline.errors import InputError
@@ -108,10 +108,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def take_sources(arguments: argparse.Namespace, settings: DownloadSettings) -> None:
-    """Puts the sources of the command line into the settings."""
+    """Puts the sources of the command line into the settings, and their paths such that every worker finds them."""
     if arguments.template is not None:
         settings.template = None if arguments.template == "null" else arguments.template
-    settings.sources = [*arguments.source, *settings.sources]
+    settings.sources = [from_anywhere(source) for source in (*arguments.source, *settings.sources)]
+    settings.template = settings.template and from_anywhere(settings.template)
+    settings.cookies = settings.cookies and from_anywhere(settings.cookies)
 
 
 def run(arguments: argparse.Namespace, recipe: Recipe) -> None:

@@ -24,7 +24,16 @@ from pipeline import ray_pool
 from pipeline.acquire.ledger import Ledger, LedgerRow
 from pipeline.acquire.tally import Tally
 from pipeline.backbones.names import check_backbones
-from pipeline.cli import console, interruptible, parse_with_recipe, positive_int, progress_bar, run_verb, verb_parser
+from pipeline.cli import (
+    console,
+    from_anywhere,
+    interruptible,
+    parse_with_recipe,
+    positive_int,
+    progress_bar,
+    run_verb,
+    verb_parser,
+)
 from pipeline.config import ExtractSettings, Recipe
 from pipeline.datasets.table import Manifest
 from pipeline.errors import InputError
@@ -147,7 +156,7 @@ def destination_of(arguments: argparse.Namespace) -> Destination | None:
         if arguments.remove_uploaded:
             raise InputError("--remove-uploaded needs --upload: nothing is removed that is nowhere else")
         return None
-    return Destination(arguments.upload, arguments.remove_uploaded)
+    return Destination(from_anywhere(arguments.upload), arguments.remove_uploaded)
 
 
 def upload_sealed(folder: Path, destination: Destination | None) -> None:

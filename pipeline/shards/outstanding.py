@@ -44,9 +44,10 @@ class Work:
     """
 
     def __init__(self, manifest: Manifest, videos: Path, skip: set[str]) -> None:
-        self._manifest, self._videos = manifest, videos
+        # absolute, since the workers of a cluster have another working directory
+        self._manifest, self._videos = manifest, videos.resolve()
         wanted = [video_id for video_id in manifest.ids() if video_id not in skip]
-        paths = ((video_id, find_video(videos, video_id)) for video_id in wanted)
+        paths = ((video_id, find_video(self._videos, video_id)) for video_id in wanted)
         self._paths = {video_id: path for video_id, path in paths if path is not None}
         self.total = len(self._paths)
         self.missing = len(wanted) - self.total

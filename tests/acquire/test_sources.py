@@ -1,5 +1,6 @@
 import base64
 import pickle
+from argparse import Namespace
 
 import pytest
 
@@ -9,7 +10,9 @@ from pipeline.acquire.sources import Place, Sources, find_credentials, find_in_f
 from pipeline.acquire.subtitles import choose_subtitles
 from pipeline.config import DownloadSettings
 from pipeline.demo.mirror import Fault, Mirror
+from pipeline.download import take_sources
 from pipeline.errors import InputError
+from pipeline.extract import destination_of
 from pipeline.media.captions import read_captions
 from pipeline.types import Video
 
@@ -52,6 +55,18 @@ def test_sources_that_cannot_work_are_said_at_once(settings, message):
     with pytest.raises(InputError, match=message) as caught:
         Sources(DownloadSettings(**settings))
     assert "secret" not in str(caught.value)
+
+
+def test_workers_with_another_working_directory_get_paths_that_hold(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = DownloadSettings(sources=["http://m.org/{video_id}.mp4"], cookies="cookies.txt")
+    take_sources(Namespace(source=["mine"], template=None), settings)
+    assert settings.sources == [str(tmp_path / "mine"), "http://m.org/{video_id}.mp4"]
+    assert settings.cookies == str(tmp_path / "cookies.txt") and settings.template == DownloadSettings().template
+    take_sources(Namespace(source=[], template="null"), settings)
+    assert settings.template is None
+    assert destination_of(Namespace(upload="store", remove_uploaded=True)).url == str(tmp_path / "store")
+    assert destination_of(Namespace(upload="s3://bucket/a", remove_uploaded=False)).url == "s3://bucket/a"
 
 
 def test_files_of_a_folder(tmp_path):
