@@ -29,6 +29,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from pipeline.acquire.layout import find_video
 from pipeline.acquire.ledger import Ledger, LedgerRow
 from pipeline.acquire.pacing import NodeState, Pacer
 from pipeline.acquire.reasons import REASONS, classify
@@ -38,7 +39,7 @@ from pipeline.cli import console, from_anywhere, interruptible, parse_with_recip
 from pipeline.config import DownloadSettings, Recipe
 from pipeline.datasets.table import Manifest
 from pipeline.errors import InputError
-from pipeline.wording import none_of
+from pipeline.wording import none_of, to_share
 
 if TYPE_CHECKING:
     from pipeline.acquire.client import Downloader
@@ -206,6 +207,7 @@ def fetch_all(
                         session.closed.add(str(row.closed_source))
                         session.leave_out(row.video_id)
                 else:
+                    check_it_is_here(folder, row)
                     session.tally.record(row)
                 shown.update(bar, completed=session.tally.settled)
         except KeyboardInterrupt:
@@ -234,6 +236,12 @@ def _as_row(outcome: Outcome[Job, LedgerRow]) -> LedgerRow:
     reason = classify(outcome.error).reason if isinstance(outcome.error, OSError) else "unknown"
     message = f"{type(outcome.error).__name__}: {outcome.error}"
     return LedgerRow(outcome.item.video.video_id, STAGE, "failed", reason, message)
+
+
+def check_it_is_here(folder: Path, row: LedgerRow) -> None:
+    """Raises :class:`InputError` where a node put a video into a folder of its own: more would be lost there."""
+    if row.outcome == "done" and find_video(folder, row.video_id) is None:
+        raise InputError(f"{row.host} fetched {row.video_id}, but it is not in {folder} here: {to_share('videos')}")
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import errno
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ from pipeline.shards.recovery import completed_ids, seal_leftovers
 from pipeline.shards.remote import Destination, upload
 from pipeline.text.vocabulary import build_vocabulary, check_kind
 from pipeline.text.words import WordVectors
-from pipeline.wording import none_of
+from pipeline.wording import none_of, to_share
 
 COMMON_WORDS = 200_000
 """Words that get a vector although no caption of the manifest has them, where captions come with the videos."""
@@ -227,21 +228,31 @@ def extract_all(
     with pool, progress_bar() if progress is None else nullcontext(progress) as shown:
         bar = shown.add_task(STAGE, total=total, said="")
         for outcome in chain(pool.run(jobs), pool.drain(GRACE)):
-            tally.record(_as_row(outcome))
+            tally.record(row_to_keep(outcome))
             shown.update(bar, completed=tally.settled, said=tally.describe(most=3))
         if not pool.flying:
             pool.broadcast("close")
 
 
-def _as_row(outcome: ray_pool.Outcome[Job, LedgerRow]) -> LedgerRow:
+def row_to_keep(outcome: ray_pool.Outcome[Job, LedgerRow]) -> LedgerRow:
+    """What the ledger gets of an outcome; raises what is no fault of the video's and would stop the others too."""
     if outcome.result is not None:
-        return outcome.result
+        return _of_what_is_there(outcome.item, outcome.result)
     if outcome.error is None:
         return row_of(outcome.item, "done", None, "its worker died after the sample was on disk")
     full = isinstance(outcome.error, OSError) and outcome.error.errno in (errno.ENOSPC, errno.EDQUOT)
     if full or isinstance(outcome.error, InputError):  # no fault of the video's, and the next would find it as well
         raise outcome.error
     return row_of(outcome.item, "failed", "unknown", f"{type(outcome.error).__name__}: {outcome.error}")
+
+
+def _of_what_is_there(job: Job, row: LedgerRow) -> LedgerRow:
+    """A worker's row; a file that it does not find is no fault of the video's, and nothing to give it up for."""
+    if row.reason != "not_found":
+        return row
+    if job.path.is_file():
+        raise InputError(f"{job.path} is here, but not on {row.host}: {to_share('videos')}")
+    return replace(row, reason="unknown")
 
 
 def claim(folder: Path, manifest: Manifest, recipe: Recipe) -> None:

@@ -11,3 +11,11 @@ def counted(count: int, noun: str) -> str:
 def none_of(count: int, noun: str) -> str:
     """How a sentence begins that says what no thing did: ``none of the 10 videos``; of a single one: ``no video``."""
     return f"no {noun}" if count == 1 else f"none of the {counted(count, noun)}"
+
+
+def to_share(what: str) -> str:
+    """What to do about a machine of a cluster that has another folder of videos or shards than the rest."""
+    return (
+        f"all machines have to see the same folder of {what}; mount it there or take that machine out of the cluster, "
+        "and run the same command again"
+    )

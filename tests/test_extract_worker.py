@@ -1,6 +1,8 @@
 """The extract verb's worker by itself, without Ray."""
 
 import json
+import re
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +11,12 @@ import numpy as np
 import pytest
 
 from pipeline.acquire.layout import video_folder
+from pipeline.acquire.ledger import LedgerRow
 from pipeline.config import ClipSettings, ExtractSettings
 from pipeline.datasets.table import Manifest, write_manifest
 from pipeline.errors import InputError
-from pipeline.extract import main, prepare_words
+from pipeline.extract import main, prepare_words, row_to_keep
+from pipeline.ray_pool import Outcome
 from pipeline.shards.decoding import decode_batch
 from pipeline.shards.extraction import Job, Worker, job_of
 from pipeline.shards.loader import TrainingLoader
@@ -54,6 +58,21 @@ def test_several_videos_at_once_give_what_they_give_one_by_one(tmp_path: Path) -
     assert together == extract_all(tmp_path / "alone", jobs, threads=1)
     assert set(together) == {job.video.video_id for job in jobs[:-1]}
     assert all(set(arrays) == {"2d", "3d", "audio", "text"} for arrays in together.values())
+
+
+def test_a_machine_with_another_folder_of_videos_is_named_and_no_video_given_up_for_it(tmp_path: Path) -> None:
+    job = Job(Video("v"), tmp_path / "v.mp4")
+    row = LedgerRow("v", "extract", "failed", "not_found", f"{job.path}: no such file", host="node-7")
+    kept = row_to_keep(Outcome(job, result=row))
+    assert kept == replace(row, reason="unknown")  # it is gone here too; tried again if it comes back
+    job.path.touch()
+    with pytest.raises(InputError, match=r"v\.mp4 is here, but not on node-7: .* same folder of videos"):
+        row_to_keep(Outcome(job, result=row))
+
+
+def test_a_worker_without_the_folder_of_shards_says_on_which_machine(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"not there on {re.escape(socket.gethostname())}: .* same folder of shards"):
+        Worker(SETTINGS, tmp_path / "shards", "tiny", "w0", "cpu", 1)
 
 
 def test_8bit_spectrograms_are_those_that_repacking_gives(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -10,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.acquire.layout import find_captions
 from pipeline.acquire.ledger import LedgerRow
+from pipeline.errors import InputError
 from pipeline.media.captions import read_captions
 from pipeline.media.errors import MediaError
 from pipeline.media.ffmpeg import check_ffmpeg
 from pipeline.settings import ExtractSettings
 from pipeline.types import Video
+from pipeline.wording import to_share
 
 if TYPE_CHECKING:
     from pipeline.shards.remote import Destination
@@ -66,7 +69,8 @@ class Worker:
         With a destination each shard goes there when it is sealed, while the next is made.
 
         Raises:
-            InputError: weights, CLIP's tokeniser or FFmpeg are missing, or another process still writes as ``writer``.
+            InputError: the folder is another one than the driver's; weights, CLIP's tokeniser or FFmpeg are missing; or
+                another process still writes as ``writer``.
         """
         import torch  # takes seconds to import, and the verb's driver needs none of it
 
@@ -75,6 +79,8 @@ class Worker:
         from pipeline.shards.writer import ShardWriter
         from pipeline.text.vocabulary import load_vocabulary
 
+        if not (folder / "words.parquet").is_file():
+            raise InputError(f"{folder}: what is in it is not there on {socket.gethostname()}: {to_share('shards')}")
         check_ffmpeg()
         torch.set_num_threads(threads)
         self.settings = settings
