@@ -230,8 +230,11 @@ def extract_all(
         for outcome in chain(pool.run(jobs), pool.drain(GRACE)):
             tally.record(row_to_keep(outcome))
             shown.update(bar, completed=tally.settled, said=tally.describe(most=3))
-        if not pool.flying:
+        if complete := not pool.flying:
             pool.broadcast("close")
+    if complete:
+        # of an earlier run's writers, whose successors had not come up when all was done
+        seal_leftovers(folder)
 
 
 def row_to_keep(outcome: ray_pool.Outcome[Job, LedgerRow]) -> LedgerRow:

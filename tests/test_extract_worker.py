@@ -6,26 +6,32 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 
+from pipeline import ray_pool
 from pipeline.acquire.layout import video_folder
-from pipeline.acquire.ledger import LedgerRow
+from pipeline.acquire.ledger import Ledger, LedgerRow
+from pipeline.acquire.tally import Tally
 from pipeline.config import ClipSettings, ExtractSettings
 from pipeline.datasets.table import Manifest, write_manifest
 from pipeline.errors import InputError
+from pipeline.extract import extract_all as extract_on_a_cluster
 from pipeline.extract import main, prepare_words, row_to_keep
-from pipeline.ray_pool import Outcome
+from pipeline.ray_pool import Node, Outcome
 from pipeline.shards.decoding import decode_batch
 from pipeline.shards.extraction import Job, Worker, job_of
 from pipeline.shards.loader import TrainingLoader
 from pipeline.shards.reader import ShardSet
 from pipeline.shards.sample import to_8bit, to_decibels
 from pipeline.shards.verify import verify
+from pipeline.shards.writer import ShardWriter
 from pipeline.text.words import WordVectors
 from pipeline.types import Caption, Video
 from tests.media.clips import H264, make, pictures, tone
+from tests.shards.samples import small_sample
 
 SETTINGS = ExtractSettings(video_2d="seeded_2d", video_3d="seeded_3d", batch_size=4)
 
@@ -73,6 +79,20 @@ def test_a_machine_with_another_folder_of_videos_is_named_and_no_video_given_up_
 def test_a_worker_without_the_folder_of_shards_says_on_which_machine(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"not there on {re.escape(socket.gethostname())}: .* same folder of shards"):
         Worker(SETTINGS, tmp_path / "shards", "tiny", "w0", "cpu", 1)
+
+
+def test_what_a_writer_of_an_earlier_run_left_is_sealed_though_no_actor_of_its_name_came_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = ShardWriter(tmp_path, "tiny", "w001")
+    earlier.add(small_sample("v"))
+    earlier.abandon()
+    pool = MagicMock()
+    pool.return_value.configure_mock(flying=[], **{"run.return_value": [], "drain.return_value": []})
+    monkeypatch.setattr(ray_pool, "ActorPool", pool)
+    monkeypatch.setattr(ray_pool, "alive_nodes", lambda: [Node("1", "host", 2)])
+    extract_on_a_cluster([], 2, Tally(Ledger(tmp_path / "m.ledger")), 2, tmp_path, "tiny", SETTINGS)
+    assert set(ShardSet(tmp_path).ids) == {"v"}
 
 
 def test_8bit_spectrograms_are_those_that_repacking_gives(tmp_path: Path) -> None:
