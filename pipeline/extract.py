@@ -120,7 +120,7 @@ def run(arguments: argparse.Namespace, recipe: Recipe) -> None:
     folder = arguments.shards or Path("shards") / manifest.name
     destination = destination_of(arguments)
     claim(folder, manifest, recipe)
-    done, failed = settled_before(manifest, ledger, folder, arguments.retry)
+    done, failed = settled_before(manifest, ledger, folder, recipe.extract.fingerprint(), arguments.retry)
     upload_sealed(folder, destination)
     work, tally = Work(manifest, arguments.videos, skip=done | failed), Tally(ledger)
     there = f"{work.missing} not in {arguments.videos}" if work.missing else "all downloaded"

@@ -100,7 +100,8 @@ def _relay(arguments: argparse.Namespace, recipe: Recipe, shards: Path, limit: i
     """What there is to do, after what an earlier run left behind is put in order."""
     manifest, folder = Manifest(arguments.manifest), arguments.videos.resolve()
     ledger, listed = Ledger(manifest.ledger), set(manifest.ids())
-    done, failed = (names & listed for names in settled_before(manifest, ledger, shards, arguments.retry))
+    settled = settled_before(manifest, ledger, shards, recipe.extract.fingerprint(), arguments.retry)
+    done, failed = (names & listed for names in settled)
     wait_for_others(folder, extraction.ORPHAN_SECONDS)
     budget = DiskBudget(folder, limit)
     for video_id in budget.there & (done | failed):

@@ -36,6 +36,7 @@ SCHEMA = pa.schema(
         ("seconds", pa.float64()),
         ("host", pa.string()),
         ("at", pa.timestamp("us", tz="UTC")),
+        ("recipe", pa.string()),
     ]
 )
 MANY_PARTS = 64
@@ -66,6 +67,8 @@ class LedgerRow:
     host: str = field(default_factory=socket.gethostname)
     at: datetime = field(default_factory=now)
     """When it ended."""
+    recipe: str | None = None
+    """Fingerprint of the settings under which extraction failed: under others the video may be of use."""
     closed_source: str | None = None
     """Of what was skipped, the source that is not asked any more; it is not stored."""
 

@@ -104,7 +104,8 @@ class Worker:
         try:
             features = self.features.extract(job.path)
         except MediaError as error:
-            return row_of(job, "failed", error.reason, error.message, started)
+            row = row_of(job, "failed", error.reason, error.message, started)
+            return replace(row, recipe=self.settings.fingerprint())
         notes = features.notes + ([job.note] if job.note else [])
         captions = job.video.captions or []
         arrays: dict[Any, Any] = dict(features.arrays)

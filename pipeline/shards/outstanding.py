@@ -13,10 +13,14 @@ from pipeline.shards.extraction import ORPHAN_SECONDS, STAGE, Job, job_of
 from pipeline.shards.recovery import completed_ids, wait_for_writers
 
 
-def settled_before(manifest: Manifest, ledger: Ledger, folder: Path, retry: Sequence[str]) -> tuple[set[str], set[str]]:
+def settled_before(
+    manifest: Manifest, ledger: Ledger, folder: Path, recipe: str, retry: Sequence[str]
+) -> tuple[set[str], set[str]]:
     """The videos that are in a shard, and those that failed for good and whose reason is not to be tried again.
 
-    Videos that are in a shard but, since a run was killed, not in the ledger, are added to it.
+    What failed under other settings than those of the fingerprint ``recipe`` is not among the latter: a silent video is
+    of no use to a recipe of sound alone, but to one of pictures. Videos that are in a shard but, since a run was
+    killed, not in the ledger, are added to it.
 
     Raises:
         InputError: another process writes these shards.
@@ -26,7 +30,10 @@ def settled_before(manifest: Manifest, ledger: Ledger, folder: Path, retry: Sequ
     failed = {
         video_id
         for video_id, row in latest.items()
-        if row.outcome == "failed" and not is_temporary(row.reason) and row.reason not in retry
+        if row.outcome == "failed"
+        and not is_temporary(row.reason)
+        and row.reason not in retry
+        and row.recipe in (None, recipe)
     }
     recorded = {video_id for video_id, row in latest.items() if row.outcome == "done"}
     missing = sorted(done.intersection(manifest.ids()) - recorded)
