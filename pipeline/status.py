@@ -77,8 +77,7 @@ def _failures(found: Coverage) -> Table:
     for stage in found.stages.values():
         for reason, count in stage.failed.items():
             temporary, meaning = REASONS[reason]
-            again = temporary and stage.stage == "download"
-            row = (f"{count:,}", meaning, "tries again" if again else f"leaves it; --retry {reason}")
+            row = (f"{count:,}", meaning, "tries again" if temporary else f"leaves it; --retry {reason}")
             table.add_row(stage.stage, reason, *row)
     return table
 
@@ -116,7 +115,7 @@ def _rerun(found: Coverage) -> str:
     parts = (
         f"a rerun of download asks for {asked} ({download.untried:,} for the first time, "
         f"{download.failed_for_now:,} again) and leaves {download.failed_for_good:,} alone",
-        f"a rerun of extract has {found.next_extract:,} to do and leaves {sum(extract.failed.values()):,} alone",
+        f"a rerun of extract has {found.next_extract:,} to do and leaves {extract.failed_for_good:,} alone",
     )
     return "\n".join(parts)
 

@@ -62,6 +62,15 @@ def test_tables_for_people(manifest, capsys):
     assert "extract has 1 to do" in said
 
 
+def test_extraction_that_failed_for_now_is_tried_again(manifest, capsys):
+    for name, reason in (("v0", "timeout"), ("v1", "corrupt")):
+        record(manifest, name, "done")
+        record(manifest, name, "failed", reason, stage="extract")
+    said = status(manifest, capsys)
+    assert "a rerun of extract has 1 to do and leaves 1 alone" in said
+    assert "tries again" in said and "leaves it; --retry" in said
+
+
 def test_before_anything_was_done(manifest, capsys):
     assert json.loads(status(manifest, capsys, "--json"))["rerun"] == {"download": 10, "extract": 0}
     assert "asks for 10 videos" in status(manifest, capsys)

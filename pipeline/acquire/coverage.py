@@ -71,9 +71,9 @@ class Coverage:
 
     @property
     def next_extract(self) -> int:
-        """Videos that are there and not yet extracted, nor failed in it."""
+        """Videos that are there and not yet extracted, nor failed in it for good."""
         extract = self.stages["extract"]
-        return max(self.stages["download"].done - extract.done - sum(extract.failed.values()), 0)
+        return max(self.stages["download"].done - extract.done - extract.failed_for_good, 0)
 
     def to_dict(self) -> dict[str, Any]:
         """For programs."""
