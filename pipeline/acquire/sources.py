@@ -17,6 +17,9 @@ from pipeline.datasets.identity import youtube_id_of_file
 from pipeline.errors import InputError
 from pipeline.types import Video
 
+_LOWER = (*MEDIA_ENDINGS, "mts", "m2ts")
+THEIR_ENDINGS = (*_LOWER, *(ending.upper() for ending in _LOWER))
+"""What files end in that people bring, in the order in which they are looked for; cameras like capitals."""
 USER, PASSWORD = "DOWNLOAD_USER", "DOWNLOAD_PASSWORD"
 _USER_IN_URL = re.compile(r"(?<=://)[^/\s'\"]+@")
 _KEY_IN_URL = re.compile(
@@ -147,13 +150,17 @@ def _host(url: str) -> str:
 
 
 def find_in_folder(folder: Path, video: Video) -> Path | None:
-    """A video's file in somebody's folder: at its relative URL, or by its id there or in a folder of its first two."""
+    """A video's file in somebody's folder: at its relative URL, or by its id there or in a folder of its first two.
+
+    A list may name no place outside the folder, but links in it may lead there.
+    """
     if video.url and "://" not in video.url:
-        path = (folder / video.url).resolve()
-        if path.is_relative_to(folder) and path.is_file():
-            return path
+        place = folder / video.url
+        for path in (place.resolve(), Path(os.path.normpath(place))):
+            if path.is_relative_to(folder) and path.is_file():
+                return path
     for beside in (folder, folder / video.video_id[:2]):
-        for ending in MEDIA_ENDINGS:
+        for ending in THEIR_ENDINGS:
             path = beside / f"{video.video_id}.{ending}"
             if path.is_file():
                 return path

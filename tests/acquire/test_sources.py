@@ -9,6 +9,7 @@ from pipeline.acquire.layout import find_captions, find_video
 from pipeline.acquire.sources import Place, Sources, find_credentials, find_in_folder, without_secrets
 from pipeline.acquire.subtitles import choose_subtitles
 from pipeline.config import DownloadSettings
+from pipeline.datasets.generic import read_table
 from pipeline.demo.mirror import Fault, Mirror
 from pipeline.download import take_sources
 from pipeline.errors import InputError
@@ -79,6 +80,33 @@ def test_files_of_a_folder(tmp_path):
     assert find_in_folder(tmp_path / "film", Video("x", "../ab1.mp4")) is None
     assert find_in_folder(tmp_path, Video("ab1", "/data/ab1.mp4")) == tmp_path / "ab1.mp4"
     assert find_in_folder(tmp_path, Video("ab3")) is None
+
+
+@pytest.mark.parametrize("name", ["GOPR1.MP4", "ab/OLD.AVI", "00001.MTS", "GOPR1.m2ts"])
+def test_files_as_cameras_call_them(tmp_path, name):
+    video = tmp_path / name
+    video.parent.mkdir(exist_ok=True)
+    video.touch()
+    (found,) = read_table(_written(tmp_path / "list.txt", name))
+    assert find_in_folder(tmp_path, found) == video
+
+
+def test_a_link_in_a_folder_leads_where_it_may_and_a_list_does_not(tmp_path):
+    ours, others = tmp_path / "ours", tmp_path / "others"
+    ours.mkdir()
+    others.mkdir()
+    (others / "bread 1.mov").touch()
+    (ours / "bread 1.mov").symlink_to(others / "bread 1.mov")
+    (ours / "linked").symlink_to(others)
+    assert find_in_folder(ours, Video("x", "bread 1.mov")) == ours / "bread 1.mov"
+    assert find_in_folder(ours, Video("x", "linked/bread 1.mov")) == ours / "linked" / "bread 1.mov"
+    assert find_in_folder(ours, Video("x", "../others/bread 1.mov")) is None
+    assert find_in_folder(ours, Video("x", str(others / "bread 1.mov"))) is None
+
+
+def _written(path, text):
+    path.write_text(text)
+    return path
 
 
 def fetch(settings, folder, video="a0", with_captions=False):
