@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.datasets.identity import id_from_path, id_from_url
+from pipeline.datasets.identity import id_from_path, id_from_url, id_of_name, is_video_id
 from pipeline.errors import InputError
 from pipeline.types import Caption, Video, without_surrogates
 from pipeline.wording import counted
@@ -27,14 +27,16 @@ _EXPECTED = 'expected is [{"start": 0.0, "end": 4.2, "text": "cut it"}, ...] wit
 _FEATURES = (".npy", ".npz")
 """Files that come from a video: lists of those name videos too, but not where these are."""
 _LINES = (".txt", ".lst", ".list")
+_NO_DELIMITER = "\x1f"
+"""A character of no name."""
 
 
 def read_table(path: Path | str, id_column: str | None = None, url_column: str | None = None) -> Iterator[Video]:
     """Streams the videos of a list.
 
     The columns of :class:`~pipeline.types.Video` are taken where they are there under these names, whatever their case.
-    Where there is no column of ids, the ids are those in the URLs or paths. A path that is not merely the id and an
-    ending becomes the URL: the file's place in a local folder.
+    Where there is no column of ids, the ids are those in the URLs or paths, or made of the files' names. A path that is
+    not merely the id and an ending becomes the URL: the file's place in a local folder.
 
     Args:
         path: ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``, or ``.txt`` with an id, URL or path on each line.
@@ -106,13 +108,16 @@ def _text_rows(path: Path, known: Collection[str | None]) -> Iterator[Mapping[st
             reader = csv.reader(lines, delimiter=delimiter_of(first, path.suffix.lower()))
             names = next(reader, [])
             if not any(name in known or _plain(name) in known for name in names):
-                if len(names) > 1:
+                one_each = path.suffix.lower() in _LINES
+                if len(names) > 1 and not (one_each and _meaning(first) == "path"):
                     raise InputError(
                         f"{path}: its first line names no column of ids, URLs or paths ({', '.join(names)[:200]}); "
                         f"known are {', '.join((*ID_COLUMNS, *URL_COLUMNS, *PATH_COLUMNS))}"
                     )
                 lines.seek(0)
-                reader, names = csv.reader(lines), [_meaning(names[0]) if names else ""]
+                # a name may hold commas, where no line has columns
+                reader = csv.reader(lines, delimiter=_NO_DELIMITER if one_each else ",")
+                names = [_meaning(first) if names else ""]
             for cells in reader:
                 if any(cells):
                     yield dict(zip(names, cells, strict=False))
@@ -152,7 +157,7 @@ def _to_video(row: Mapping[str, Any], id_column: str | None, url_column: str | N
             if any(name in row for name in (id_column, url_column, *ID_COLUMNS, *URL_COLUMNS, *PATH_COLUMNS)):
                 raise ValueError("it has no id, URL or path")
             raise KeyError(" or ".join(("video_id", "url", "path")))
-        video_id = id_from_url(url) if url is not None else id_from_path(str(path))
+        video_id = id_from_url(url) if url is not None else _id_of_file(str(path))
     elif url is None and "://" in video_id:
         url, video_id = video_id, id_from_url(video_id)
     if url is None and path is not None and _tells_where(path, video_id):
@@ -167,6 +172,12 @@ def _to_video(row: Mapping[str, Any], id_column: str | None, url_column: str | N
         rank=rank_of(given.get("rank")),
         captions=captions_of(row.get("captions")),
     )
+
+
+def _id_of_file(path: str) -> str:
+    """The id in a path; what a video's name has that no id may have, such as spaces, is replaced."""
+    found = id_from_path(path)
+    return found if not found or is_video_id(found) or path.endswith(_FEATURES) else id_of_name(found)
 
 
 def _tells_where(path: str, video_id: str) -> bool:

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.datasets.generic import read_table
-from pipeline.datasets.identity import id_from_path, id_from_url, youtube_id
+from pipeline.datasets.identity import id_from_path, id_from_url, is_video_id, youtube_id
 from pipeline.datasets.table import Manifest, write_manifest
 from pipeline.errors import InputError
 from pipeline.types import Caption, Video
@@ -57,6 +57,19 @@ def test_a_path_that_is_more_than_an_id_tells_where_the_video_is(tmp_path):
     assert video.url == "https://youtu.be/nVbIUDjzWY4"
 
 
+def test_names_as_people_give_them_become_ids_and_stay_paths(tmp_path):
+    paths = ["My Clips/cutting bread (1).MP4", "Gemüse, fein.mp4", "comma, and more.mp4", "100% done #1.mp4", "a,b.mp4"]
+    found = read(tmp_path / "a.txt", "\n".join(paths))
+    assert [video.url for video in found] == paths
+    assert len({video.video_id for video in found}) == len(paths) and all(
+        is_video_id(video.video_id) for video in found
+    )
+    assert [video.video_id for video in read(tmp_path / "b.txt", "\n".join(reversed(paths)))] == [
+        video.video_id for video in reversed(found)
+    ]
+    assert found[0].video_id.startswith("cutting_bread_1_-")
+
+
 def test_captions_as_objects_as_three_lists_and_as_text(tmp_path):
     objects = [{"start": 0, "end": 1.5, "text": "cut"}]
     lists = {"start": [0], "end": [1.5], "text": ["cut"]}
@@ -90,6 +103,7 @@ def test_named_columns(tmp_path):
     ("name", "text", "message"),
     [
         ("a.csv", "colour,size\nred,3\n", "names no column"),
+        ("a.txt", "colour,size\nred,3\n", "names no column"),
         ("a.jsonl", '{"a": 1}', "no column video_id or url or path"),
         ("a.jsonl", '{"id": "a"}\n{broken', "line 2 is not JSON"),
         ("a.jsonl", "[1]", "line 1 is not an object"),
