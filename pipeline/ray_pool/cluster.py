@@ -128,7 +128,8 @@ def shared_out(nodes: Sequence[Node], wanted: int | None, most: int) -> Share:
         cpus = min(node.cpus / (int(node.gpus) * on_each) for node in nodes if node.gpus >= 1)
         # a GPU is what is short: claiming more than one CPU beside it could leave it idle
         return Share(actors, min(1.0, cpus), 1 / on_each, max(1, int(cpus)))
-    of_nodes = [max(1, int(node.cpus)) for node in nodes]
+    # a cluster's head often gives no CPU, and has no place for an actor
+    of_nodes = [int(node.cpus) for node in nodes if node.cpus >= 1] or [1]
     actors = min(wanted or sum(max(cpus // 2, min(cpus, 2)) for cpus in of_nodes), most)
     for threads in range(max(of_nodes), 0, -1):
         if sum(cpus // threads for cpus in of_nodes) >= actors:
