@@ -7,6 +7,7 @@ an item that kills its actor from its innocent neighbours. What an actor does is
 from __future__ import annotations
 
 import math
+import re
 import threading
 import time
 from collections import deque
@@ -23,6 +24,8 @@ from pipeline.ray_pool.outcome import Item, Outcome, Result, WorkerDied
 
 STEP = 0.2
 """Seconds after which a stream that had nothing to hand out is asked again, and a wish to stop is noticed."""
+_ADDRESS = re.compile(r"\bip=([\w.:]+)")
+"""Of the machine, in what Ray says of an actor."""
 _DEATHS = (RayActorError, NodeDiedError, WorkerCrashedError)
 
 
@@ -293,4 +296,10 @@ def _raise_if_constructor_failed(error: Exception) -> None:
     name, _, message = last_line.partition(": ")
     if name.endswith(InputError.__name__):
         raise InputError(message) from None
+    if name.endswith(("ModuleNotFoundError", "ImportError")):
+        where = _ADDRESS.search(str(error))
+        raise InputError(
+            f"a worker could not start{f' on {where[1]}' if where else ''} ({message}): install the same version of "
+            "this package with all that it needs, for the Python that Ray was started with there"
+        ) from None
     raise RuntimeError(f"a worker could not start: {last_line}") from error

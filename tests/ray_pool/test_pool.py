@@ -199,6 +199,11 @@ def test_a_constructor_that_refuses_is_reported_as_it_is():
         pytest.raises(RuntimeError, match="could not start: ValueError: bad"),
     ):
         list(pool.run([1]))
+    with (
+        ActorPool(lambda _: Broken.remote(ModuleNotFoundError("No module named 'timm'")), 1, "double") as pool,
+        pytest.raises(InputError, match=r"could not start on [\d.]+ \(No module named 'timm'\): install"),
+    ):
+        list(pool.run([1]))
 
 
 def test_drain_finishes_what_flies_and_dispatches_nothing(tmp_path):
