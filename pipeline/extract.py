@@ -40,6 +40,7 @@ from pipeline.datasets.table import Manifest
 from pipeline.errors import InputError
 from pipeline.media.errors import MediaError
 from pipeline.shards.extraction import STAGE, Job, Worker, row_of
+from pipeline.shards.files import WriterLock
 from pipeline.shards.outstanding import Work, settled_before
 from pipeline.shards.provenance import claim_folder
 from pipeline.shards.recovery import completed_ids, seal_leftovers
@@ -52,6 +53,8 @@ COMMON_WORDS = 200_000
 """Words that get a vector although no caption of the manifest has them, where captions come with the videos."""
 GRACE = 5.0
 """Seconds that are left to videos that are nearly done when a run is told to stop."""
+OUT_OF_REACH_SECONDS = 100.0
+"""How long the last worker of a machine that Ray gave up is waited for; a file server frees a dead one's lock in 90."""
 MOST_AT_ONCE = 32
 """Videos that one worker with a GPU decodes at the same time, at most: each takes some 0.1 GB."""
 
@@ -214,6 +217,8 @@ def extract_all(
         return actor.remote(settings, folder.resolve(), name, names[index], device, share.threads, destination)
 
     def counted(index: int, lost: list[Job]) -> set[str]:
+        # a machine that is merely out of reach works on, and may still add one of them
+        WriterLock(folder, name, names[index], OUT_OF_REACH_SECONDS).release()
         return completed_ids(folder, writer=names[index])
 
     pool: ray_pool.ActorPool[Job, LedgerRow] = ray_pool.ActorPool(

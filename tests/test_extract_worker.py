@@ -82,18 +82,39 @@ def test_a_worker_without_the_folder_of_shards_says_on_which_machine(tmp_path: P
         Worker(SETTINGS, tmp_path / "shards", "tiny", "w0", "cpu", 1)
 
 
+def idle_pool(monkeypatch: pytest.MonkeyPatch) -> MagicMock:
+    """In place of Ray's actors, a pool of which none comes up."""
+    pool = MagicMock()
+    pool.return_value.configure_mock(flying=[], **{"run.return_value": [], "drain.return_value": []})
+    monkeypatch.setattr(ray_pool, "ActorPool", pool)
+    monkeypatch.setattr(ray_pool, "alive_nodes", lambda: [Node("1", "host", 2)])
+    return pool
+
+
 def test_what_a_writer_of_an_earlier_run_left_is_sealed_though_no_actor_of_its_name_came_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     earlier = ShardWriter(tmp_path, "tiny", "w001")
     earlier.add(small_sample("v"))
     earlier.abandon()
-    pool = MagicMock()
-    pool.return_value.configure_mock(flying=[], **{"run.return_value": [], "drain.return_value": []})
-    monkeypatch.setattr(ray_pool, "ActorPool", pool)
-    monkeypatch.setattr(ray_pool, "alive_nodes", lambda: [Node("1", "host", 2)])
+    idle_pool(monkeypatch)
     extract_on_a_cluster([], 2, Tally(Ledger(tmp_path / "m.ledger")), 2, tmp_path, "tiny", SETTINGS)
     assert set(ShardSet(tmp_path).ids) == {"v"}
+
+
+def test_videos_go_to_no_other_while_the_machine_that_ray_gave_up_still_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = idle_pool(monkeypatch)
+    monkeypatch.setattr("pipeline.extract.OUT_OF_REACH_SECONDS", 0.1)
+    extract_on_a_cluster([], 2, Tally(Ledger(tmp_path / "m.ledger")), 2, tmp_path, "tiny", SETTINGS)
+    counted = pool.call_args.kwargs["on_replaced"]
+    out_of_reach = ShardWriter(tmp_path, "tiny", "w001")
+    out_of_reach.add(small_sample("v"))
+    with pytest.raises(InputError, match="another process is writing these shards"):
+        counted(1, [])
+    out_of_reach.abandon()
+    assert counted(1, []) == {"v"}
 
 
 def test_8bit_spectrograms_are_those_that_repacking_gives(tmp_path: Path) -> None:
