@@ -29,17 +29,17 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from pipeline.acquire.layout import find_video
 from pipeline.acquire.ledger import Ledger, LedgerRow
 from pipeline.acquire.pacing import NodeState, Pacer
 from pipeline.acquire.reasons import REASONS, classify
 from pipeline.acquire.session import STAGE, VANISHED, Job, Session
+from pipeline.acquire.shared_folder import SharedFolder
 from pipeline.acquire.sources import Credentials, Sources, find_credentials
 from pipeline.cli import console, from_anywhere, interruptible, parse_with_recipe, positive_int, run_verb, verb_parser
 from pipeline.config import DownloadSettings, Recipe
 from pipeline.datasets.table import Manifest
 from pipeline.errors import InputError
-from pipeline.wording import none_of, to_share
+from pipeline.wording import none_of
 
 if TYPE_CHECKING:
     from pipeline.acquire.client import Downloader
@@ -174,7 +174,7 @@ def fetch_all(
 
     from pipeline import ray_pool
 
-    nodes, retired = ray_pool.alive_nodes(), set[int]()
+    nodes, retired, shared = ray_pool.alive_nodes(), set[int](), SharedFolder(folder)
     # Downloads wait for the network: they claim no CPU, so that extraction can run beside them. One thread more than
     # there are downloads answers for the state.
     options = {"num_cpus": 0, "max_restarts": 0, "max_concurrency": settings.concurrency + 1}
@@ -207,7 +207,7 @@ def fetch_all(
                         session.closed.add(str(row.closed_source))
                         session.leave_out(row.video_id)
                 else:
-                    check_it_is_here(folder, row)
+                    shared.check(row)
                     session.tally.record(row)
                 shown.update(bar, completed=session.tally.settled)
         except KeyboardInterrupt:
@@ -236,12 +236,6 @@ def _as_row(outcome: Outcome[Job, LedgerRow]) -> LedgerRow:
     reason = classify(outcome.error).reason if isinstance(outcome.error, OSError) else "unknown"
     message = f"{type(outcome.error).__name__}: {outcome.error}"
     return LedgerRow(outcome.item.video.video_id, STAGE, "failed", reason, message)
-
-
-def check_it_is_here(folder: Path, row: LedgerRow) -> None:
-    """Raises :class:`InputError` where a node put a video into a folder of its own: more would be lost there."""
-    if row.outcome == "done" and find_video(folder, row.video_id) is None:
-        raise InputError(f"{row.host} fetched {row.video_id}, but it is not in {folder} here: {to_share('videos')}")
 
 
 @contextmanager

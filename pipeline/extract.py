@@ -230,10 +230,11 @@ def extract_all(
         on_replaced=counted,
         stop=stop,
     )
+    sharing: set[str] = set()
     with pool, progress_bar() if progress is None else nullcontext(progress) as shown:
         bar = shown.add_task(STAGE, total=total, said="")
         for outcome in chain(pool.run(jobs), pool.drain(GRACE)):
-            tally.record(row_to_keep(outcome))
+            tally.record(row_to_keep(outcome, sharing))
             shown.update(bar, completed=tally.settled, said=tally.describe(most=3))
         if complete := not pool.flying:
             pool.broadcast("close")
@@ -242,10 +243,15 @@ def extract_all(
         seal_leftovers(folder)
 
 
-def row_to_keep(outcome: ray_pool.Outcome[Job, LedgerRow]) -> LedgerRow:
-    """What the ledger gets of an outcome; raises what is no fault of the video's and would stop the others too."""
+def row_to_keep(outcome: ray_pool.Outcome[Job, LedgerRow], sharing: set[str]) -> LedgerRow:
+    """What the ledger gets of an outcome; raises what is no fault of the video's and would stop the others too.
+
+    Args:
+        outcome: of a video.
+        sharing: gets the machines that have found a video: they see the folder.
+    """
     if outcome.result is not None:
-        return _of_what_is_there(outcome.item, outcome.result)
+        return _of_what_is_there(outcome.item, outcome.result, sharing)
     if outcome.error is None:
         return row_of(outcome.item, "done", None, "its worker died after the sample was on disk")
     full = isinstance(outcome.error, OSError) and outcome.error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -254,11 +260,12 @@ def row_to_keep(outcome: ray_pool.Outcome[Job, LedgerRow]) -> LedgerRow:
     return row_of(outcome.item, "failed", "unknown", f"{type(outcome.error).__name__}: {outcome.error}")
 
 
-def _of_what_is_there(job: Job, row: LedgerRow) -> LedgerRow:
+def _of_what_is_there(job: Job, row: LedgerRow, sharing: set[str]) -> LedgerRow:
     """A worker's row; a file that it does not find is no fault of the video's, and nothing to give it up for."""
     if row.reason != "not_found":
+        sharing.add(row.host)
         return row
-    if job.path.is_file():
+    if job.path.is_file() and row.host not in sharing:
         raise InputError(f"{job.path} is here, but not on {row.host}: {to_share('videos')}")
     return replace(row, reason="unknown")
 

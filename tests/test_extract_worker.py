@@ -70,11 +70,17 @@ def test_several_videos_at_once_give_what_they_give_one_by_one(tmp_path: Path) -
 def test_a_machine_with_another_folder_of_videos_is_named_and_no_video_given_up_for_it(tmp_path: Path) -> None:
     job = Job(Video("v"), tmp_path / "v.mp4")
     row = LedgerRow("v", "extract", "failed", "not_found", f"{job.path}: no such file", host="node-7")
-    kept = row_to_keep(Outcome(job, result=row))
-    assert kept == replace(row, reason="unknown")  # it is gone here too; tried again if it comes back
+    for_now = replace(row, reason="unknown")
+    sharing: set[str] = set()
+    assert (
+        row_to_keep(Outcome(job, result=row), sharing) == for_now
+    )  # it is gone here too; tried again if it comes back
     job.path.touch()
     with pytest.raises(InputError, match=r"v\.mp4 is here, but not on node-7: .* same folder of videos"):
-        row_to_keep(Outcome(job, result=row))
+        row_to_keep(Outcome(job, result=row), sharing)
+    # a machine that has found another one sees the folder: its file server is late
+    row_to_keep(Outcome(job, result=LedgerRow("u", "extract", "done", host="node-7")), sharing)
+    assert row_to_keep(Outcome(job, result=row), sharing) == for_now
 
 
 def test_a_worker_without_the_folder_of_shards_says_on_which_machine(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pipeline.acquire.ledger import Ledger, LedgerRow
 from pipeline.acquire.pacing import NodeState, PaceState
 from pipeline.datasets.table import Manifest, write_manifest
 from pipeline.demo.mirror import Fault, Mirror
-from pipeline.download import check_it_is_here, describe_pace, main
+from pipeline.download import describe_pace, main
 from pipeline.errors import InputError
 from pipeline.types import Video
 
@@ -92,16 +92,6 @@ def test_a_run_and_its_reruns(manifest, corpus, shared_ray, capsys):
         said = download(manifest, mirror, capsys, "--retry", "not_found")
         assert set(mirror.requests - before) == {"a1.mp4"} and outcomes(manifest)["a1"] == "done"
     assert whole(manifest, corpus) == {f"a{number}" for number in (0, 1, 2, 3, 5, 6, 7, 8, 9)}
-
-
-def test_a_machine_with_another_folder_is_named(tmp_path):
-    row = LedgerRow("a1", "download", "done", host="node-7")
-    with pytest.raises(InputError, match=r"node-7 fetched a1, but it is not in .* same folder of videos"):
-        check_it_is_here(tmp_path, row)
-    check_it_is_here(tmp_path, LedgerRow("a1", "download", "failed", "removed"))
-    (tmp_path / "a1").mkdir()
-    (tmp_path / "a1" / "a1.webm").touch()
-    check_it_is_here(tmp_path, row)
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
