@@ -1,3 +1,4 @@
+import pickle
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,7 @@ def test_damage_is_found_wherever_it_is(tmp_path: Path, where: float, how: str) 
 def test_a_crash_while_writing_leaves_the_ones_before(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, state(1))
-    with pytest.raises((AttributeError, TypeError, RuntimeError)):
+    with pytest.raises((AttributeError, pickle.PicklingError)):  # the latter since Python 3.14
         checkpoints.save(2, {"model": {}, "not storable": lambda: None})
     (tmp_path / "step-00000003.pt.part").write_bytes(b"half")
     found = checkpoints.last(pytest.fail)
