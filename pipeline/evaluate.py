@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
               "strategy": recipe.evaluate.strategy, "recipe": recipe.name, "shards": str(arguments.shards),
               "checkpoint": checkpoint.name, "settings": recipe.to_dict()}  # fmt: skip
     if arguments.whole_videos is not None:
-        result["whole_videos"] = _whole_videos(clips, arguments.whole_videos)
+        result |= _whole_videos(clips, arguments.whole_videos)
     out = arguments.out or arguments.run / "metrics.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_file(out, lambda part: part.write_text(json.dumps(result, indent=2) + "\n"))
@@ -120,16 +120,18 @@ def _measure(clips: ClipEmbeddings, total: int | None) -> tuple[dict[str, Ranks]
 
 
 def _whole_videos(clips: ClipEmbeddings, characters: int) -> dict[str, Any]:
+    """``whole_videos``: their figures; nothing of a model without text of its own, which is said."""
     from pipeline.benchmarks.embeddings import directions_of, similarity_of
     from pipeline.benchmarks.whole_videos import whole_video_recalls
 
     direction = next((name for name in ("t2va", "t2v+a", "t2v") if name in directions_of(clips)), None)
     if direction is None:
-        raise InputError("--whole-videos: this model has no embedding of text alone to look for videos with")
+        warn("--whole-videos: this model has no embedding of text alone to look for videos with")
+        return {}
     ids = [clip_id.rpartition("/")[0] for clip_id in clips.clip_ids]
     videos = [name[: characters or None] for name in ids]
     recalls = whole_video_recalls(similarity_of(clips, direction), videos)
-    return {"direction": direction, "videos": len(set(videos)), **recalls}
+    return {"whole_videos": {"direction": direction, "videos": len(set(videos)), **recalls}}
 
 
 def _write_ranks(path: Path, clips: ClipEmbeddings, ranks: dict[str, Ranks]) -> None:
