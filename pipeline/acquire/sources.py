@@ -17,8 +17,8 @@ from pipeline.datasets.identity import youtube_id_of_file
 from pipeline.errors import InputError
 from pipeline.types import Video
 
-_LOWER = (*MEDIA_ENDINGS, "mts", "m2ts")
-THEIR_ENDINGS = (*_LOWER, *(ending.upper() for ending in _LOWER))
+_ENDINGS: tuple[str, ...] = (*MEDIA_ENDINGS, "mts", "m2ts")
+_ENDINGS += tuple(ending.upper() for ending in _ENDINGS)
 """What files end in that people bring, in the order in which they are looked for; cameras like capitals."""
 USER, PASSWORD = "DOWNLOAD_USER", "DOWNLOAD_PASSWORD"
 _USER_IN_URL = re.compile(r"(?<=://)[^/\s'\"]+@")
@@ -160,7 +160,7 @@ def find_in_folder(folder: Path, video: Video) -> Path | None:
             if path.is_relative_to(folder) and path.is_file():
                 return path
     for beside in (folder, folder / video.video_id[:2]):
-        for ending in THEIR_ENDINGS:
+        for ending in _ENDINGS:
             path = beside / f"{video.video_id}.{ending}"
             if path.is_file():
                 return path

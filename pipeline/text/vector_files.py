@@ -18,7 +18,7 @@ _File = gzip.GzipFile | BufferedReader
 _READ_BYTES = 1 << 20
 _PEEKED = 256
 """Bytes that tell text from binary numbers: a word and its first numbers."""
-_NUMBERS = re.compile(rb"[-+.\deE ]+")
+_NUMBERS = re.compile(rb"[-+.\deE \r]+")
 
 
 def read_vectors(path: Path, wanted: Set[str], common: int = 0) -> tuple[list[str], np.ndarray]:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.models import davenet
+from pipeline.models import davenet, fast_convolution
 from pipeline.models.davenet import Davenet
 from pipeline.models.fast_convolution import ON_CPU, ON_CPU_IN_HALVES, ON_GPU, Plan, convolve, plan
 
@@ -24,14 +24,19 @@ def _as_defined(signal, kernel):
 
 @given(
     time=st.integers(1, 40), blocks=st.integers(1, 5), taps=st.sampled_from([3, 5, 9]), batch=st.integers(1, 3),
-    in_channels=st.integers(1, 4), out_channels=st.integers(1, 4), seed=st.integers(0, 9),
+    in_channels=st.integers(1, 4), out_channels=st.integers(1, 4), kept=st.sampled_from([0, 1 << 20]),
+    seed=st.integers(0, 9),
 )  # fmt: skip
-def test_result_and_gradients_are_those_of_the_definition(time, blocks, taps, batch, in_channels, out_channels, seed):
+def test_result_and_gradients_are_those_of_the_definition(
+    time, blocks, taps, batch, in_channels, out_channels, kept, seed
+):
     generator = torch.Generator().manual_seed(seed)
     kind = {"generator": generator, "dtype": torch.float64}
     signal = torch.randn(time, batch, in_channels, **kind).requires_grad_()
     kernel = torch.randn(out_channels, in_channels, taps, **kind).requires_grad_()
-    result, expected = convolve(signal, kernel, _cut(time, blocks, taps)), _as_defined(signal, kernel)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast_convolution, "KEPT_BYTES", kept)
+        result, expected = convolve(signal, kernel, _cut(time, blocks, taps)), _as_defined(signal, kernel)
     torch.testing.assert_close(result, expected)
     downstream = torch.randn(expected.shape, **kind)
     found = torch.autograd.grad(result, (signal, kernel), downstream)

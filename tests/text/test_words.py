@@ -70,7 +70,8 @@ def write_binary(path: Path, entries: dict[str, np.ndarray]) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["vectors.bin", "GoogleNews.bin.gz", "vectors.txt", "glove.txt.gz", "vectors.kv", "words.parquet"]
+    "name",
+    ["vectors.bin", "GoogleNews.bin.gz", "vectors.txt", "windows.vec", "glove.txt.gz", "vectors.kv", "words.parquet"],
 )
 def test_published_files_give_the_words_that_are_used(tmp_path: Path, name: str) -> None:
     random = np.random.RandomState(1)
@@ -88,7 +89,8 @@ def test_published_files_give_the_words_that_are_used(tmp_path: Path, name: str)
         write_binary(path, entries)
     else:
         lines = [f"{word} {' '.join(repr(float(x)) for x in vector)}" for word, vector in entries.items()]
-        text = f"{len(entries)} 5\n" + "\n".join(lines) + "\n"
+        end = "\r\n" if name.startswith("windows") else "\n"
+        text = end.join([f"{len(entries)} 5", *lines, ""])
         path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
     words = build_word_vectors(str(path), CAPTIONS)
     assert words.words == ["flip", "pancake"]  # "Slide" is another word than "slide"
