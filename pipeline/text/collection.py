@@ -23,6 +23,10 @@ from pipeline.replacing import sync_file, sync_folder
 LIST = "https://raw.githubusercontent.com/RaRe-Technologies/gensim-data/master/list.json"
 """What there is, with checksums."""
 RELEASES = "https://github.com/RaRe-Technologies/gensim-data/releases/download"
+_ELSE = (
+    "name a file (GoogleNews-vectors-negative300.bin.gz), or 'corpus' to train them on the captions: extract "
+    "--extract.words, convert --words"
+)
 _ATTEMPTS = 5
 _SECONDS_BETWEEN = 2.0
 _TIMEOUT = 30.0
@@ -41,21 +45,24 @@ def collection_file(name: str) -> Path:
     local = folder / f"{name}.gz"
     if local.is_file():
         return local
+    url = f"{RELEASES}/{name}/{name}.gz"
     try:
         models: dict[str, Any] = _get(LIST).json()["models"]
-        if name not in models:
-            near = get_close_matches(name, models, 3)
-            raise ValueError(f"there is no such name; near it: {', '.join(near) or 'none'}")
-        folder.mkdir(parents=True, exist_ok=True)
-        _fetch(f"{RELEASES}/{name}/{name}.gz", local, models[name]["checksum"])
+        if name in models:
+            folder.mkdir(parents=True, exist_ok=True)
+            _fetch(url, local, models[name]["checksum"])
     except (ValueError, KeyError, OSError) as error:  # the errors of requests are OSErrors
         unreached = isinstance(error, requests.ConnectionError | requests.Timeout)
         reason = "the network does not reach it" if unreached else " ".join(str(error).split())[:300]
         raise InputError(
-            f"word vectors {name} are neither a file, nor at {local}, nor could they be fetched ({reason}): put them "
-            "there, or name a file (GoogleNews-vectors-negative300.bin.gz), or 'corpus' to train them on the "
-            "captions: extract --extract.words, convert --words"
+            f"word vectors {name} are neither a file, nor at {local}, nor could they be fetched ({reason}): put {url} "
+            f"there, or {_ELSE}"
         ) from None
+    if name not in models:
+        near = ", ".join(get_close_matches(name, models, 3)) or "none"
+        raise InputError(
+            f"word vectors {name}: no such file, and no such name in the collection (near it: {near}): {_ELSE}"
+        )
     return local
 
 

@@ -100,11 +100,12 @@ def test_a_damaged_file_is_refused_and_fetched_anew(serve: Callable[..., Mirror]
 
 def test_an_unknown_name_is_told_with_those_near_it(serve: Callable[..., Mirror]) -> None:
     serve()
-    with pytest.raises(InputError, match="no such name; near it: glove-twitter-25"):
+    with pytest.raises(InputError, match=r"no such name in the collection \(near it: glove-twitter-25\): name a file"):
         collection_file("glove-twiter-25")
 
 
 def test_without_a_network_it_says_what_to_do(serve: Callable[..., Mirror], monkeypatch: pytest.MonkeyPatch) -> None:
+    mirror = serve()
     monkeypatch.setattr(collection, "LIST", "http://127.0.0.1:1/list.json")
-    with pytest.raises(InputError, match=r"the network does not reach it.*put them there, or name a file"):
+    with pytest.raises(InputError, match=rf"network does not reach it.*put {mirror.url}/{FILE} there, or name a file"):
         collection_file(NAME)
