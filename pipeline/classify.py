@@ -3,12 +3,14 @@
     python -m pipeline.classify --run runs/mcn --shards shards/ucf101
 
 A video's class is its first category in the manifest, or its second (``--category 2``). Zero-shot recognition compares
-what is seen of each video, as in MCN's program, with the words of the classes' names; clusters are those of MCN's
-k-means, as many as there are classes. Writes ``classes.json`` into the run's folder and shows a table.
+what is seen of each video with the words of the classes' names; the one vector that MCN takes of a video is here the
+mean of its features, as in MCN's program. Clusters are those of MCN's k-means, as many as there are classes. Writes
+``classes.json`` into the run's folder and shows a table.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,6 +105,8 @@ def _measure(
     from pipeline.training.runs import load_trained, words_for
 
     model_settings, clip_settings = evaluation_sizes(recipe)
+    # gen_loader.py of MCN's program; its benchmarks of clips have maxima, like training
+    clip_settings = dataclasses.replace(clip_settings, video_pooling="mean")
     text_of = {name: class_text(name) for name in sorted(set(classes.values()))}
     words = words_for(list(text_of.values()), shards.folder, recipe.extract.words)
     _note_alike(text_of, words)

@@ -58,7 +58,7 @@ _LEAST = {
         "clips.per_video", "clips.max_words", "clips.max_audio_frames", "clips.pieces", "clips.shuffle_shards",
         "model.video_dim", "model.text_dim", "model.embed_dim", "model.projection_dim", "model.heads",
         "model.davenet_width", "model.max_audio_tokens", "model.max_video_tokens", "model.max_text_tokens",
-        "model.reconstruction_dim", "model.cluster_classes", "model.cluster_projection_dim",
+        "model.reconstruction_dim", "model.cluster_classes", "model.cluster_projection_dim", "model.cluster_hidden_dim",
         "train.batch_videos", "train.accumulate", "train.epochs", "train.checkpoint_every", "train.keep",
         "train.evaluate_every", "train.log_every",
         "evaluate.batch_clips", "evaluate.max_words", "evaluate.windows",

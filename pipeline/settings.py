@@ -118,7 +118,8 @@ class ClipSettings:
     max_words: int = 20
     """Words of a clip, or pieces of words for CLIP's text tower; what comes after is left out."""
     max_video_tokens: int = 12
-    """0: one token, the maximum of the 2D and of the 3D features over the clip (MCN, AVLnet)."""
+    """0: one token, what ``video_pooling`` makes of the clip's 2D and of its 3D features (MCN, AVLnet)."""
+    video_pooling: Literal["max", "mean"] = "max"
     max_audio_frames: int = 768
     video_tokens: Literal["clip", "nearest", "max_pool"] = "clip"
     """What happens to more video features than ``max_video_tokens``."""
@@ -181,6 +182,8 @@ class ModelSettings:
     """Outputs of MCN's optional cluster head, which is clustered instead of the embeddings; null: none."""
     cluster_projection_dim: int | None = None
     """Width of the optional projection before the cluster head; null: none."""
+    cluster_hidden_dim: int | None = None
+    """Hidden units of that projection; null: an eighth of ``embed_dim``."""
     cluster_cosine: bool = False
     """Whether the cluster head's scores are cosines: its rows count by their direction alone."""
 

@@ -54,6 +54,33 @@ def test_from_shards_to_figures(folder: Path, tmp_path: Path, model: str, capsys
         classify.main(["--run", run, "--shards", str(folder / "shards")])
 
 
+def test_one_vector_of_a_video_is_the_mean_of_its_features(folder: Path, tmp_path: Path) -> None:
+    samples = [
+        dataclasses.replace(make_sample(f"{name}-{number}", 10, 3, ("2d", "3d"), "test"), category_1=name)
+        for name in ("PourBatter", "flip_it", "First")
+        for number in range(8)
+    ]
+    still = [
+        dataclasses.replace(
+            sample,
+            arrays={
+                key: np.broadcast_to(array.mean(axis=0, dtype=np.float32).astype(np.float16), array.shape).copy()
+                for key, array in sample.arrays.items()
+            },
+        )
+        for sample in samples
+    ]
+    recipe, run = str(write_recipe(tmp_path, **MCN)), str(tmp_path / "run")
+    train.main(["--recipe", recipe, "--shards", str(folder / "shards"), "--run", run, "--train.steps", "1"])
+    found = []
+    for kind, chosen in (("moving", samples), ("still", still)):
+        write_shards(tmp_path / kind, chosen)
+        (tmp_path / kind / "words.parquet").write_bytes((folder / "shards" / "words.parquet").read_bytes())
+        classify.main(["--run", run, "--shards", str(tmp_path / kind), "--out", str(tmp_path / f"{kind}.json")])
+        found.append(json.loads((tmp_path / f"{kind}.json").read_text()))
+    assert found[0] == found[1]
+
+
 def test_a_class_without_any_known_word_is_refused(folder: Path, tmp_path: Path) -> None:
     recipe = str(write_recipe(tmp_path, extract={"words": "corpus"}))
     run = str(tmp_path / "run")

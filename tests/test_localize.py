@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from pipeline.config import ClipSettings
 from pipeline.datasets.crosstask import Task
 from pipeline.errors import InputError
 from pipeline.shards.batches import ClipReader
-from pipeline.shards.clips import time_to_frame
+from pipeline.shards.clips import feature_window, time_to_frame
 from pipeline.shards.decoding import decode_batch
 from pipeline.shards.files import ShardError
 from pipeline.shards.reader import ShardSet
@@ -126,10 +127,10 @@ def test_scores_compare_every_second_with_every_step(folder: Path) -> None:
 
 def test_a_second_may_be_heard_longer_than_it_is_seen() -> None:
     seen = windows_of_seconds(12, radius=1)
-    assert (seen.start[:2].tolist(), seen.end[:2].tolist()) == ([0, 0], [2, 3])
+    assert (seen.start[:2].tolist(), seen.end[:2].round(3).tolist()) == ([0, 0], [2, 3])
     assert seen.audio_first.tolist() == time_to_frame(seen.start).tolist()
     heard = windows_of_seconds(12, radius=0, sound=8)
-    assert (heard.start.tolist(), heard.end.tolist()) == (list(range(12)), list(range(1, 13)))
+    assert (heard.start.tolist(), heard.end.round(3).tolist()) == (list(range(12)), list(range(1, 13)))
     starts = np.array([0, 0, 0, 0, 0, 1, 2, 3, 4, 4, 4, 4])
     assert heard.audio_first.tolist() == time_to_frame(starts).tolist()
     assert heard.audio_stop.tolist() == time_to_frame(starts + 8).tolist()
@@ -137,6 +138,16 @@ def test_a_second_may_be_heard_longer_than_it_is_seen() -> None:
     for radius, sound in ((-1, None), (0, 0)):
         with pytest.raises(InputError, match="has to have a length"):
             windows_of_seconds(3, radius, sound)
+
+
+@pytest.mark.parametrize("radius", [0, 1, 2])
+@pytest.mark.parametrize("rate", [0.5, 1.0, 1.5, 24 / 16, 30000 / 1001 / 16, 25.0])
+def test_a_second_has_the_features_that_lie_in_it(radius: int, rate: float) -> None:
+    around = windows_of_seconds(600, radius)
+    first, stop = feature_window(around.start, around.end, rate, round(600 * rate))
+    seconds = range(600)
+    assert first.tolist() == [math.floor(max(0, second - radius) * rate) for second in seconds]
+    assert stop.tolist() == [math.ceil(min(second + radius + 1, 600) * rate - 1e-9) for second in seconds]
 
 
 def test_shards_without_these_tasks_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def made_small(name: str) -> list[str]:
         overrides += ["--model.reconstruction_dim", "6"]
     if recipe.model.cluster_classes is not None:
         overrides += ["--model.cluster_classes", "3", "--model.cluster_projection_dim", "6"]
+        overrides += ["--model.cluster_hidden_dim", "4"]
     return overrides
 
 
@@ -115,6 +116,7 @@ def test_published_hyperparameters_of_avlnets_fine_tuning() -> None:
         found = (settings.epochs, settings.learning_rate, settings.schedule, recipe.clips.max_audio_frames)
         assert found == values
         assert (settings.batch_videos, settings.decay, settings.precision) == (256, 0.9, "float32")
+        assert settings.eval_mode
         assert recipe.loss.contrast == ("text_to_sum" if "tri" in name else "pairs")
 
 

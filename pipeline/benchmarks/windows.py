@@ -21,6 +21,8 @@ from pipeline.text.vocabulary import Vocabulary
 SIGHT_AND_SOUND = ("va_embed", "v+a_embed", "video_embed")
 """What stands for a window of a video: the first that the model gives."""
 SIGHT = ("video_embed",)
+_JUST = 1e-6
+"""Seconds by which a window ends before the feature that begins at its end."""
 
 
 class Embedder:
@@ -102,6 +104,9 @@ class Embedder:
 def windows_of_seconds(seconds: int, radius: int, sound: int | None = None) -> Clips:
     """A window for each second of a video: the second itself, and what is beside it.
 
+    It has the features that lie in it, wholly or in part, and not, as training clips have, the one that begins where
+    it ends (``accurate_borders`` in MFT's program; MCN's shares a video's features out among its seconds that way).
+
     Args:
         seconds: the video's.
         radius: so many seconds on both sides are seen.
@@ -112,6 +117,7 @@ def windows_of_seconds(seconds: int, radius: int, sound: int | None = None) -> C
         raise InputError(f"a window of {radius} seconds on both sides, {sound} of sound: it has to have a length")
     second, video = np.arange(seconds), np.zeros(seconds, np.int64)
     around = windows(video, np.maximum(0, second - radius), np.minimum(second + radius + 1, seconds))
+    around = around._replace(end=around.end - _JUST)
     if sound is None:
         return around
     start = np.clip(second - sound // 2, 0, max(0, seconds - sound))

@@ -84,7 +84,7 @@ class MCN(nn.Module):
             self.recon_a = _reconstruction(dim, hidden, audio_dim)
             self.recon_t = _reconstruction(dim, hidden, dim)
         if settings.cluster_classes is not None:
-            self._add_cluster_head(dim, settings.cluster_projection_dim, settings.cluster_classes)
+            self._add_cluster_head(settings, settings.cluster_classes)
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Embeds a batch of clips.
@@ -137,14 +137,15 @@ class MCN(nn.Module):
                 outputs[f"{first[0]}+{second[0]}_embed"] = there[first] + there[second]
         return outputs
 
-    def _add_cluster_head(self, dim: int, projection_dim: int | None, classes: int) -> None:
+    def _add_cluster_head(self, settings: ModelSettings, classes: int) -> None:
+        dim, projection_dim = settings.embed_dim, settings.cluster_projection_dim
         if projection_dim is None:
             self.classification = Linear(dim, classes, bias=False)
             # The published program holds two more heads that it never calls.
             self.classification2 = Linear(dim, classes, bias=False).requires_grad_(False)
             self.classification3 = Linear(dim, classes, bias=False).requires_grad_(False)
             return
-        hidden = dim // 8
+        hidden = settings.cluster_hidden_dim or dim // 8
         self.projection_head = nn.Sequential(
             Linear(dim, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), Linear(hidden, projection_dim)
         )
@@ -185,6 +186,8 @@ def _check(settings: ModelSettings) -> None:
         raise InputError(f"model.cluster_classes is for mcn: {settings.name} has no cluster head")
     if settings.cluster_projection_dim is not None and settings.cluster_classes is None:
         raise InputError("model.cluster_projection_dim needs model.cluster_classes")
+    if settings.cluster_hidden_dim is not None and settings.cluster_projection_dim is None:
+        raise InputError("model.cluster_hidden_dim needs model.cluster_projection_dim")
     if settings.cluster_cosine and settings.cluster_classes is None:
         raise InputError("model.cluster_cosine needs model.cluster_classes")
     if settings.name == "avlnet_text_fused" and settings.embed_dim % 2:

@@ -197,6 +197,8 @@ def _mcn_settings(weights: Mapping[str, Tensor], name: str | None) -> dict[str, 
         read["cluster_classes"] = weights["classification.weight"].shape[0]
         if "projection_head.3.weight" in weights:
             read["cluster_projection_dim"] = weights["projection_head.3.weight"].shape[0]
+            hidden = weights["projection_head.0.weight"].shape[0]
+            read["cluster_hidden_dim"] = None if hidden == read["embed_dim"] // 8 else hidden
     if read["name"] == "avlnet_text_tri" and (has_reconstruction or "cluster_classes" in read or name == "mcn"):
         # Without its heads MCN has the weights of AVLnet-Text-Tri: only the caller knows.
         read["name"] = "mcn"

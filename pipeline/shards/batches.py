@@ -206,7 +206,9 @@ class ClipReader:
         """Fills rows with the tokens of clips, of each of whose tracks the features are given."""
         targets = [arrays[f"features_{modality}"] for modality in self._tracks]
         for row, features in zip(rows.tolist(), zip(*tracks, strict=True), strict=True):
-            chosen = token_features(features, self.settings.max_video_tokens, self.settings.video_tokens)
+            chosen = token_features(
+                features, self.settings.max_video_tokens, self.settings.video_tokens, self.settings.video_pooling
+            )
             for target, values in zip(targets, chosen, strict=True):
                 target[row, : len(values)] = values
                 target[row, len(values) :] = 0

@@ -22,6 +22,7 @@ FREE_SAMPLINGS = ("mft", "avlnet")
 """Ways of drawing clips that need no captions."""
 
 TokenStrategy = Literal["clip", "nearest", "max_pool"]
+Pooling = Literal["max", "mean"]
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -188,7 +189,9 @@ def training_clips(
     video = np.repeat(np.arange(len(shares)), shares.shape[1])
     if settings.sampling == "avlnet":
         start = np.floor(shares * np.maximum(1, available - int(settings.seconds) - 1)[:, None]).ravel()
-        return windows(video, start, start + settings.seconds)
+        drawn = windows(video, start, start + settings.seconds)
+        # as many from the beginning of a video, where the frame at 0 seconds would lie before it, as from elsewhere
+        return drawn._replace(audio_stop=drawn.audio_first + int(settings.seconds * _SAMPLE_RATE / _HOP))
     if settings.sampling == "mft":
         room = np.maximum(0.0, available - settings.seconds)
         start = (shares * room[:, None]).ravel()
@@ -251,22 +254,26 @@ def _first_tokens(length: int, last_length: int, count: int) -> tuple[int, int, 
     return kept, int(places[kept - 1]) + 1 if kept else 0, places
 
 
-def token_features(tracks: Sequence[NDArray[Any]], count: int, strategy: TokenStrategy) -> list[NDArray[Any]]:
+def token_features(
+    tracks: Sequence[NDArray[Any]], count: int, strategy: TokenStrategy, pooling: Pooling = "max"
+) -> list[NDArray[Any]]:
     """The features that become a clip's tokens, before they are normalised.
 
     Args:
         tracks: the clip's ``[n, D]`` of each track that the data set has, 2D before 3D.
-        count: most tokens; 0: one token, the maximum over the clip in each track by itself.
+        count: most tokens; 0: one token, what ``pooling`` makes of the clip in each track by itself.
         strategy: ``clip`` keeps the first, ``nearest`` takes evenly spaced ones, ``max_pool`` the maxima of
             ``n // count`` consecutive ones, then evenly spaced ones of these. The 2D track is stretched to the 3D
             track where neither is thinned.
+        pooling: the maximum, or the mean.
 
     Returns:
         the tracks, of equal length at most ``count``: none where one of them is empty. With ``count`` 0 of length 1,
         or 0 where the track is empty.
     """
     if count == 0:
-        return [track[:1] if len(track) < 2 else _maxima(track[None]) for track in tracks]
+        pool = _maxima if pooling == "max" else _means
+        return [track[:1] if len(track) < 2 else pool(track[None]) for track in tracks]
     if len(tracks[-1]) <= count or strategy == "clip" or not all(map(len, tracks)):
         kept, _, places = _first_tokens(len(tracks[0]), len(tracks[-1]), count)
         return [tracks[0][places[:kept]], *(track[:kept] for track in tracks[1:])]
@@ -284,3 +291,8 @@ def _pooled(features: NDArray[Any], kernel: int) -> NDArray[Any]:
 def _maxima(groups: NDArray[Any]) -> NDArray[Any]:
     """``[groups, n, D]`` → ``[groups, D]``; torch compares float16 ten times as fast as NumPy."""
     return torch.from_numpy(groups).amax(dim=1).numpy()
+
+
+def _means(groups: NDArray[Any]) -> NDArray[Any]:
+    """``[groups, n, D]`` → ``[groups, D]``."""
+    return groups.mean(axis=1, dtype=np.float32)

@@ -14,6 +14,12 @@ FORMS = {
     "mcn": {"name": "mcn", "reconstruction_dim": 3},
     "mcn with a cluster head": {"name": "mcn", "cluster_classes": 9},
     "mcn with a projected cluster head": {"name": "mcn", "cluster_classes": 9, "cluster_projection_dim": 4},
+    "mcn with a wide projected cluster head": {
+        "name": "mcn",
+        "cluster_classes": 9,
+        "cluster_projection_dim": 4,
+        "cluster_hidden_dim": 16,
+    },
     "avlnet": {"name": "avlnet"},
     "avlnet_text_tri": {"name": "avlnet_text_tri"},
     "avlnet_text_fused": {"name": "avlnet_text_fused"},
@@ -132,6 +138,8 @@ def test_settings_that_contradict_each_other_are_refused():
         _model(name="avlnet", cluster_classes=3)
     with pytest.raises(InputError, match="cluster_classes"):
         _model(name="mcn", cluster_projection_dim=3)
+    with pytest.raises(InputError, match="cluster_hidden_dim needs"):
+        _model(name="mcn", cluster_classes=3, cluster_hidden_dim=3)
     with pytest.raises(InputError, match="cluster_cosine needs"):
         _model(name="mcn", cluster_cosine=True)
     with pytest.raises(InputError, match="even"):

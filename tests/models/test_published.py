@@ -42,6 +42,12 @@ MCN_FORMS = {
     "mcn": {"name": "mcn", "reconstruction_dim": 3, "text_dim": 5},
     "mcn with a cluster head": {"name": "mcn", "cluster_classes": 9, "text_dim": 5},
     "mcn with a projected cluster head": {"name": "mcn", "cluster_classes": 9, "cluster_projection_dim": 4},
+    "mcn with a wide projected cluster head": {
+        "name": "mcn",
+        "cluster_classes": 9,
+        "cluster_projection_dim": 4,
+        "cluster_hidden_dim": 16,
+    },
     "avlnet": {"name": "avlnet"},
     "avlnet_text_tri": {"name": "avlnet_text_tri", "text_dim": 5},
     "avlnet_text_fused": {"name": "avlnet_text_fused", "text_dim": 5},

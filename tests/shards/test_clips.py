@@ -174,8 +174,16 @@ def test_avlnet_clips_are_random_windows_whatever_is_said():
     assert {clip.start for clip in drawn} == set(map(float, range(29)))  # the last second that is left out is AVLnet's
     for clip in drawn:
         assert clip.end == clip.start + 10 and clip.captions == ()
-        assert (clip.audio_first, clip.audio_stop) == (clips.time_to_frame(clip.start), clips.time_to_frame(clip.end))
+        assert clip.audio_first == clips.time_to_frame(clip.start)
+        assert clip.audio_stop - clip.audio_first == 1000
     assert {(clip.start, clip.end) for clip in _drawn([], [], 5, settings)} == {(0.0, 10.0)}
+
+
+def test_the_one_vector_of_a_clip_is_its_maximum_or_its_mean():
+    tracks = [np.float16([[1, 5], [3, -1], [5, 2]]), np.float16([[7, 8]]), np.zeros((0, 2), np.float16)]
+    highest, average = (clips.token_features(tracks, 0, "clip", pooling) for pooling in ("max", "mean"))
+    assert [track.tolist() for track in highest] == [[[5, 5]], [[7, 8]], []]
+    assert [track.tolist() for track in average] == [[[3, 2]], [[7, 8]], []]
 
 
 @st.composite
