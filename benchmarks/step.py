@@ -35,6 +35,7 @@ from pipeline.config import LossSettings, ModelSettings
 from pipeline.models import MFT
 from pipeline.models.products import Linear
 from pipeline.objectives import build_loss
+from pipeline.training.compiling import compiled
 from pipeline.training.distributed import join_ranks
 from pipeline.training.memory import keep_freed_memory
 from pipeline.training.step import loss_and_gradients
@@ -131,14 +132,21 @@ def differences(ours: Step, published: Step, batch: Batch) -> dict[str, float]:
 
 def extra_steps(model: MFT, batch: Batch, compiled: bool, ways: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     """Names and options of the other steps of this package that are asked for."""
-    # as large a reserve as training begins with
-    limits = {name: math.ceil(1.02 * count) for name, count in model.count_tokens(batch).items()}
+    # a reserve like that of training
+    limits = {name: math.ceil(1.04 * count) for name, count in count_tokens(model, batch).items()}
     by_way = {"": {}, ", transform": {"transform": True}, ", no padding": {"transform": True, "limits": limits}}
     for suffix, options in by_way.items():
         if ways and options:
             yield f"this package{suffix}", options
         if compiled and (ways or not options):
             yield f"this package, compiled{suffix}", {**options, "compiled": True}
+
+
+def count_tokens(model: MFT, batch: Batch) -> dict[str, int]:
+    """How many tokens of each modality a batch has for the transformer."""
+    lengths = {name: (batch[f"{name}_mask"] != 0).sum(dim=1) for name in model.modalities}
+    counts = model.clip_tokens(lengths, batch["audio"].shape[2])
+    return {name: int(count.sum()) for name, count in counts.items()}
 
 
 def apart(first: Tensor, second: Tensor) -> float:
@@ -162,7 +170,9 @@ def torch_layers(model: nn.Module) -> Iterator[None]:
             module.__class__ = Linear
 
 
-def time_ranks(settings: ModelSettings, clips: int, device: str, world_size: int, repeats: int) -> dict[str, Any]:
+def time_ranks(
+    settings: ModelSettings, clips: int, device: str, world_size: int, repeats: int, compile: bool
+) -> dict[str, Any]:
     """A step of this package with the batch spread over processes and gradients summed: the slowest one's median.
 
     On a CPU a process has one thread, and its seconds are the processor's: waiting for the others does not count.
@@ -171,14 +181,15 @@ def time_ranks(settings: ModelSettings, clips: int, device: str, world_size: int
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     results = multiprocessing.get_context("spawn").SimpleQueue()
-    arguments = (world_size, port, settings, clips, device, repeats, results)
+    arguments = (world_size, port, settings, clips, device, repeats, compile, results)
     torch.multiprocessing.spawn(_time_rank, arguments, nprocs=world_size)
     return {"ranks": world_size, **results.get()}
 
 
 def _time_rank(
-    rank: int, world_size: int, port: int, settings: ModelSettings, clips: int, device: str, repeats: int, results: Any
-) -> None:
+    rank: int, world_size: int, port: int, settings: ModelSettings, clips: int, device: str, repeats: int, compile: bool,
+    results: Any,
+) -> None:  # fmt: skip
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     if device == "cpu":
@@ -189,6 +200,7 @@ def _time_rank(
         torch.manual_seed(0)
         with ranks.device:
             model = MFT(settings).train()
+        network = compiled(model, ranks) if compile else model
         size = clips // world_size
         batch = {name: value[rank * size :][:size] for name, value in make_batch(settings, clips, device).items()}
         loss, seconds = build_loss(LossSettings()), []
@@ -196,7 +208,7 @@ def _time_rank(
             model.zero_grad(set_to_none=True)
             ranks.any(False)  # all begin together
             start = now(device)
-            total, _ = loss_and_gradients(model, loss, batch, ranks, "bfloat16" if device == "cuda" else "float32")
+            total, _ = loss_and_gradients(network, loss, batch, ranks, "bfloat16" if device == "cuda" else "float32")
             seconds.append(ranks.all_of(now(device) - start))
         if ranks.is_main:
             results.put({"seconds": statistics.median(max(step) for step in seconds[1:]), "loss": total.item()})
@@ -219,7 +231,9 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=32, help="clips in the batch")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=5, help="measured steps of each, taken in turns")
-    parser.add_argument("--compile", action="store_true", help="also this package under torch.compile")
+    parser.add_argument(
+        "--compile", action="store_true", help="also this package under torch.compile; with --ranks, alone"
+    )
     parser.add_argument("--halves", action="store_true", help="on a CPU: also this package in bfloat16")
     parser.add_argument("--ways", action="store_true", help="also what train.tune tries on a GPU, one after another")
     parser.add_argument(
@@ -232,8 +246,9 @@ def main() -> None:
     if arguments.ranks:
         if any(arguments.clips % count for count in arguments.ranks):
             parser.error(f"{arguments.clips} clips do not fall into equal parts for {arguments.ranks} processes")
-        rows = [time_ranks(settings, arguments.clips, device, count, arguments.repeats) for count in arguments.ranks]
-        title = f"{arguments.size}: {arguments.clips} clips in all, {device}"
+        chosen = settings, arguments.clips, device
+        rows = [time_ranks(*chosen, count, arguments.repeats, arguments.compile) for count in arguments.ranks]
+        title = f"{arguments.size}: {arguments.clips} clips in all, {device}{', compiled' if arguments.compile else ''}"
         print_ranks(title, rows, arguments.clips)
         if arguments.json:
             arguments.json.write_text(json.dumps({"title": title, "ranks": rows}, indent=2))

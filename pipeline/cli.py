@@ -11,6 +11,7 @@ import signal
 import sys
 import textwrap
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,6 +120,32 @@ def run_verb(main: Callable[[], None]) -> None:
 
     Ctrl-C exits with 130 and says that the same command continues.
     """
+    try:
+        _run(main)
+    except BaseException as error:
+        _leave_others_at_once(error)
+        raise
+
+
+def _leave_others_at_once(error: BaseException) -> None:
+    """Ends a process that still belongs to others that train with it; none other.
+
+    Taking leave of them, as the interpreter would, can last until they answer, who wait for this one.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return
+    code: object = 1
+    if isinstance(error, SystemExit):
+        code = error.code
+    else:
+        traceback.print_exception(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 1)
+
+
+def _run(main: Callable[[], None]) -> None:
     try:
         main()
     except InputError as error:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 _WAIT = 10.0
 """Seconds in which another training of the same run may end."""
+_GPU = Path("/dev/nvidia0")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -98,6 +100,11 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, run: Path, ranks: Rank
 
     if ranks.device.type == "cpu":
         keep_freed_memory()
+        if _GPU.exists() and ranks.is_main and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
+            warn(
+                f"PyTorch {torch.__version__} cannot use this machine's NVIDIA GPU (nvidia-smi says whether its driver "
+                f"is good for CUDA {torch.version.cuda}): training on the CPU"
+            )
     shards = ShardSet(arguments.shards, warn=ranks.is_main)
     note_stand_ins(recipe, arguments.shards)
     settings = recipe.train

@@ -1,5 +1,6 @@
 """What tests of all rooms share."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -18,6 +19,15 @@ VIDEOS = SHARED / "videos"
 ANNOTATIONS = SHARED / "annotations"
 
 needs_shared = pytest.mark.skipif(not GOLDEN.is_dir(), reason="needs ../shared: golden numbers and real files")
+
+
+def pytest_configure(config):
+    """GPUs are for the tests that are marked ``gpu``, by themselves (``-m gpu``).
+
+    The others compare bits, and start more processes than a machine has GPUs; they and their processes see none.
+    """
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session")

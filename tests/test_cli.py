@@ -43,6 +43,34 @@ def test_a_fault_of_ours_keeps_its_traceback() -> None:
         run_verb(raising(ZeroDivisionError()))
 
 
+IN_A_GROUP = """
+import atexit, sys, torch.distributed as dist
+from pipeline.cli import run_verb
+from pipeline.errors import InputError
+dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=0, world_size=1)
+atexit.register(lambda: print("took leave of the others"))
+def verb():
+    raise eval(sys.argv[2])
+run_verb(verb)
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        ("InputError('shard a.tar: damaged')", 2, "error: shard a.tar: damaged"),
+        ("ZeroDivisionError('ours')", 1, "ZeroDivisionError: ours"),
+        ("KeyboardInterrupt()", 130, "the same command continues"),
+    ],
+)
+def test_a_process_of_several_that_fails_says_why_and_waits_for_no_other(error, code, says, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", IN_A_GROUP, str(tmp_path / "store"), error]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == code
+    assert says in " ".join(ended.stderr.split())
+    assert not ended.stdout
+
+
 def test_a_reader_of_the_output_that_has_read_enough_is_no_fault() -> None:
     verb = "from pipeline.cli import run_verb; run_verb(lambda: [print('line', number) for number in range(100_000)])"
     with subprocess.Popen([sys.executable, "-c", verb], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

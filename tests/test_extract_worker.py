@@ -88,6 +88,13 @@ def test_a_worker_without_the_folder_of_shards_says_on_which_machine(tmp_path: P
         Worker(SETTINGS, tmp_path / "shards", "tiny", "w0", "cpu", 1)
 
 
+def test_a_gpu_that_ray_counts_and_pytorch_cannot_use_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (tmp_path / "words.parquet").touch()
+    with pytest.raises(InputError, match=r"Ray counts a GPU on .*cannot use it"):
+        Worker(SETTINGS, tmp_path, "tiny", "w0", "cuda", 1)
+
+
 def idle_pool(monkeypatch: pytest.MonkeyPatch) -> MagicMock:
     """In place of Ray's actors, a pool of which none comes up."""
     pool = MagicMock()

@@ -123,6 +123,17 @@ def test_half_precision_in_parts_trains_and_resumes(
     assert losses(tmp_path / "killed") == rows
 
 
+def test_a_gpu_that_pytorch_cannot_use_is_told(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("pipeline.train._GPU", folder)
+    for hidden in (False, True):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "") if hidden else monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+        train.main(command(folder, tmp_path / str(hidden), "--train.steps", "1"))
+        assert ("cannot use this machine's NVIDIA GPU" in capsys.readouterr().err) != hidden
+
+
 @pytest.mark.slow
 def test_torchrun_trains_clusters_and_all_as_one_process(folder: Path, tmp_path: Path) -> None:
     write_recipe(tmp_path, **MCN)

@@ -8,6 +8,8 @@ feature therefore depends on its own video only, and not on what was beside it.
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +24,8 @@ from pipeline.backbones.places import Rows, Waiting
 
 PENDING_BYTES = 64 << 20
 """Frames that may wait to be computed, or two batches if those are more; who submits more waits for room."""
+
+_NO_MEMORY = ("CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED", "unable to find an engine")
 
 _Bucket = tuple[str, tuple[int, ...]]
 """What can be in one batch: inputs of one network and one shape."""
@@ -48,6 +52,22 @@ class _Batch:
     """Float16 ``[batch, dim]`` on the CPU; it holds once :attr:`ready` has come."""
     ready: torch.cuda.Event | None
     """None: it is computed."""
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Whether a device had too little memory: libraries beneath PyTorch say so in their own ways."""
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in _NO_MEMORY)
+
+
+def _is_lost(device: torch.device) -> bool:
+    """Whether a GPU is of no more use to this process: after a fault of memory access it fails whatever it is told."""
+    if device.type != "cuda":
+        return False
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError:
+        return True
+    return False
 
 
 class Session:
@@ -191,13 +211,12 @@ class Engine:
         try:
             with torch.inference_mode():
                 return _Batch(key, items, *self._compute(key, self._gathered(items)))
-        except torch.OutOfMemoryError as error:
-            if self.batch_size == 1:
-                self._fail(items, error)
-            else:
-                self._halve(key, items)
         except Exception as error:  # whatever it is, it ends these videos and not the thread
-            self._fail(items, error)
+            if self.batch_size == 1 or not _lacks_memory(error):
+                self._fail(items, error)
+                return None
+        # not in the handler, where the error still holds what was computed so far
+        self._halve(key, items)
         return None
 
     def _gathered(self, items: dict[int, _Item]) -> torch.Tensor:
@@ -260,6 +279,12 @@ class Engine:
                     self._bucket(name, item).add(item)
 
     def _fail(self, items: dict[int, _Item], error: Exception) -> None:
+        if _is_lost(self._device):
+            # each further batch would fail too, and this worker be the first to ask for more videos
+            print(
+                f"this worker ends, its {self._device} does not answer any more: {error}", file=sys.stderr, flush=True
+            )
+            os._exit(1)
         with self._change:
             for item in items.values():
                 item.session.failure = error

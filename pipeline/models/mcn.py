@@ -70,6 +70,8 @@ class MCN(nn.Module):
         # The fused form never calls this unit; it stays so that checkpoints keep their layout.
         self.GU_audio = GatedUnit(audio_dim, audio_dim).requires_grad_(not self.fused)
         self.GU_video = GatedUnit(settings.video_dim, dim)
+        self.audio_network_apart = False
+        """Whether ``torch.compile`` makes a program of its own of the audio network."""
         self.modalities: tuple[str, ...] = ("video", "audio")
         if settings.name != "avlnet":
             self.modalities = ("text", *self.modalities)
@@ -110,6 +112,8 @@ class MCN(nn.Module):
         video = _pool_video(batch["video"].to(dtype), batch.get("video_mask"))
         frames = batch["audio_nframes"] if "audio_nframes" in batch else batch["nframes"]
         audio = self._pool_audio(batch["audio"].to(dtype), frames)
+        if self.audio_network_apart:
+            torch._dynamo.graph_break()
         outputs["video_embed"] = self.GU_video(video)
         if self.fused:
             text = self.text_pooling_caption(batch["text"].to(dtype))

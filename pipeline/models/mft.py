@@ -56,8 +56,10 @@ class MFT(nn.Module):
             self.fusion_video = _transformer(settings)
             self.fusion_audio = _transformer(settings)
         self.most_tokens: dict[str, int] | None = None
-        """Numbers of tokens, as :meth:`count_tokens` counts, that the next batches don't exceed: with them a GPU leaves
+        """Numbers of tokens, sums of :meth:`clip_tokens`, that the next batches don't exceed: with them a GPU leaves
         padding out. What exceeds them would be lost; None keeps padding."""
+        self.audio_network_apart = False
+        """Whether ``torch.compile`` makes a program of its own of the audio network."""
         self._freeze_what_is_never_used()
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -75,7 +77,10 @@ class MFT(nn.Module):
             late sums ``t+v_embed``, ``t+a_embed``, ``v+a_embed``; and bool ``[batch]`` ``text_nonempty_input_mask``,
             ...: which clips have the modality at all. Rows of a modality that a clip lacks mean nothing.
         """
-        embedded = {name: self._tokens(name, batch) for name in self.modalities}
+        heard = self._audio_tokens(batch) if "audio" in self.modalities else None
+        if self.audio_network_apart:
+            torch._dynamo.graph_break()
+        embedded = {name: self._tokens(name, batch, heard) for name in self.modalities}
         outputs = {f"{name}_nonempty_input_mask": present for name, (_, present) in embedded.items()}
         if "audio" not in embedded and "audio_mask" in batch:
             outputs["audio_nonempty_input_mask"] = (batch["audio_mask"] != 0).any(dim=1)
@@ -89,27 +94,27 @@ class MFT(nn.Module):
                 outputs[f"{first[0]}+{second[0]}_embed"] = _mean_direction(*both)
         return outputs
 
-    def count_tokens(self, masks: Mapping[str, Tensor]) -> dict[str, int]:
-        """How many tokens of each modality a batch has for the transformer, the masking token among them.
+    def clip_tokens(self, lengths: Mapping[str, Tensor], frames: int) -> dict[str, Tensor]:
+        """How many tokens each clip has for the transformer, by modality: one at least, the masking token.
 
         Args:
-            masks: the batch's ``text_mask``, ``video_mask`` and ``audio_mask``, best on the host.
+            lengths: ``[batch]`` each: ``text``, words; ``video``, tokens; ``audio``, real frames.
+            frames: of a spectrogram, padding among them.
         """
-        counts = {}
-        for name in self.modalities:
-            mask = masks[f"{name}_mask"] != 0
-            if name == "audio":
-                limit = None if self.settings.audio_pooling == "none" else self.settings.max_audio_tokens
-                mask = self.davenet.token_mask(mask)[:, :limit]
-            counts[name] = int(mask.sum(dim=1).clamp(min=1).sum())
-        return counts
+        counts = {name: lengths[name].long() for name in self.modalities}
+        if "audio" in counts:
+            limit = None if self.settings.audio_pooling == "none" else self.settings.max_audio_tokens
+            counts["audio"] = (-(-counts["audio"] // self.davenet.frames_per_token(frames))).clamp(max=limit or frames)
+        return {name: count.clamp(min=1) for name, count in counts.items()}
 
-    def _tokens(self, name: str, batch: Mapping[str, Tensor]) -> tuple[Tokens, Tensor]:
+    def _tokens(
+        self, name: str, batch: Mapping[str, Tensor], heard: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tokens, Tensor]:
         """A modality's input → its tokens, and bool ``[batch]``: which clips have any."""
-        values, mask = batch[name].to(self.fusion.masking_token.dtype), batch[f"{name}_mask"] != 0
-        if name == "audio":
-            frames = batch["audio_nframes"] if "audio_nframes" in batch else batch["audio_STFT_nframes"]
-            values, mask = self._audio_tokens(values, mask, frames)
+        if name == "audio" and heard is not None:
+            values, mask = heard
+        else:
+            values, mask = batch[name].to(self.fusion.masking_token.dtype), batch[f"{name}_mask"] != 0
         rows = Rows(mask, self.settings.embed_dim, self.most_tokens[name] if self.most_tokens else None)
         projected = self.get_submodule(f"{name}_token_proj")(rows.pick(values))
         values = rows.put(self.get_submodule(f"{name}_norm_layer")(projected))
@@ -125,7 +130,10 @@ class MFT(nn.Module):
             tokens = Tokens(tokens.values + positions[:, :count], tokens.mask)
         return tokens, present
 
-    def _audio_tokens(self, spectrogram: Tensor, mask: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+    def _audio_tokens(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """What the audio network makes of sound, and which of it is there."""
+        spectrogram, mask = batch["audio"].to(self.fusion.masking_token.dtype), batch["audio_mask"] != 0
+        frames = batch["audio_nframes"] if "audio_nframes" in batch else batch["audio_STFT_nframes"]
         per_token = self.davenet.frames_per_token(spectrogram.shape[2])
         values, mask = self.davenet(spectrogram), self.davenet.token_mask(mask)
         limit = self.settings.max_audio_tokens

@@ -29,17 +29,16 @@ def decode_batch(batch: Batch) -> Batch:
         **kept,
         "video": video_tokens(batch["features_2d"], batch["places_2d"], batch["features_3d"]),
         "audio": spectrograms(batch["audio"]),
-        **masks_of(batch),
-    }
-
-
-def masks_of(batch: Batch) -> dict[str, Tensor]:
-    """A batch's ``text_mask``, ``video_mask`` and ``audio_mask``, as :func:`decode_batch` gives them."""
-    return {
         "text_mask": (batch["word_ids"] >= 0).float(),
         "video_mask": _mask(batch["video_tokens"], batch["places_2d"].shape[1]),
         "audio_mask": _mask(batch["audio_nframes"], batch["audio"].shape[1]),
     }
+
+
+def lengths_of(batch: Batch) -> dict[str, Tensor]:
+    """How long a batch's clips are, ``[B]`` each: ``text``, words; ``video``, tokens; ``audio``, frames of sound."""
+    words = (batch["word_ids"] >= 0).sum(dim=1)
+    return {"text": words, "video": batch["video_tokens"], "audio": batch["audio_nframes"]}
 
 
 def video_tokens(features_2d: Tensor, places_2d: Tensor, features_3d: Tensor) -> Tensor:

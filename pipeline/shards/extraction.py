@@ -69,8 +69,8 @@ class Worker:
         With a destination each shard goes there when it is sealed, while the next is made.
 
         Raises:
-            InputError: the folder is another one than the driver's; weights, CLIP's tokeniser or FFmpeg are missing; or
-                another process still writes as ``writer``.
+            InputError: the folder is another one than the driver's; weights, CLIP's tokeniser or FFmpeg are missing;
+                PyTorch cannot use the GPU; or another process still writes as ``writer``.
         """
         import torch  # takes seconds to import, and the verb's driver needs none of it
 
@@ -82,6 +82,12 @@ class Worker:
         if not (folder / "words.parquet").is_file():
             raise InputError(f"{folder}: what is in it is not there on {socket.gethostname()}: {to_share('shards')}")
         check_ffmpeg()
+        if device == "cuda" and not torch.cuda.is_available():
+            raise InputError(
+                f"Ray counts a GPU on {socket.gethostname()}, but PyTorch {torch.__version__} cannot use it (nvidia-smi"
+                f" says whether its driver is good for CUDA {torch.version.cuda}): install another PyTorch, or hide it"
+                " from Ray with CUDA_VISIBLE_DEVICES="
+            )
         torch.set_num_threads(threads)
         self.settings = settings
         self.features = FeatureExtractor(settings, device)

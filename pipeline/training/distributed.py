@@ -152,12 +152,20 @@ def join_ranks(limit: timedelta = timedelta(minutes=30)) -> Iterator[Ranks]:
 
     Args:
         limit: how long a rank waits for another that is still there, but for the main one's work alone.
+
+    Raises:
+        InputError: there is no GPU for this process, or another process has gone.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
     if cuda:
+        if local_rank >= torch.cuda.device_count():
+            raise InputError(
+                f"process {local_rank} of this machine has no GPU of its own, PyTorch sees "
+                f"{torch.cuda.device_count()} here: start as many processes as there are (--nproc-per-node)"
+            )
         torch.cuda.set_device(device)
         torch.backends.cudnn.allow_tf32 = False  # what train.precision calls float32 is; halves are asked for by name
     if world_size == 1:
@@ -167,7 +175,11 @@ def join_ranks(limit: timedelta = timedelta(minutes=30)) -> Iterator[Ranks]:
     try:
         # a process that ends is noticed all the same: torchrun ends the others
         patient = dist.new_group(timeout=timedelta(days=30))
-        yield Ranks(dist.get_rank(), world_size, device, patient)
+        ranks = Ranks(dist.get_rank(), world_size, device, patient)
+        ranks.from_main(None)  # NCCL connects a group at its first use, and waits for that no longer than for others
+        yield ranks
+        # after an error it could wait for the others, who wait for this one; a verb that failed ends at once
+        dist.destroy_process_group()
     except RuntimeError as error:
         if not any(sign in str(error) for sign in _PEER_GONE):
             raise
@@ -176,8 +188,6 @@ def join_ranks(limit: timedelta = timedelta(minutes=30)) -> Iterator[Ranks]:
             f"another process of this run has ended, or is out of reach ({reason}): look at what it said; "
             "the same command continues"
         ) from None
-    finally:
-        dist.destroy_process_group()
 
 
 class _Gather(torch.autograd.Function):

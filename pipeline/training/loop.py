@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from rich.console import Console
@@ -18,6 +18,7 @@ from pipeline.objectives import Loss
 from pipeline.training.batch_norm import synchronize_batch_norm
 from pipeline.training.batches import Batch
 from pipeline.training.checkpoint import Checkpoints, State
+from pipeline.training.compiling import compiled
 from pipeline.training.distributed import AnyRank, Ranks
 from pipeline.training.logging import RunLog, Stopwatch, peak_memory
 from pipeline.training.schedule import learning_rate, total_steps
@@ -92,7 +93,7 @@ def train(
     if settings.batch_norm == "synchronized":
         synchronize_batch_norm(model)  # alone too: torch's own layer rounds otherwise
     model.train(not settings.eval_mode)
-    network = cast(nn.Module, torch.compile(model)) if settings.compile else model
+    network = compiled(model, ranks) if settings.compile else model
     optimizer = build_optimizer(settings, model)
     scaler = torch.amp.GradScaler(ranks.device.type, enabled=settings.precision == "float16")
     parts: dict[str, Stateful] = {"model": model, "loss": loss, "optimizer": optimizer, "scaler": scaler}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pipeline.config import TrainSettings
 from pipeline.models import MFT, rows
 from pipeline.models.davenet import Davenet
-from pipeline.shards.decoding import masks_of
+from pipeline.shards.decoding import lengths_of
 from pipeline.training.batches import Batch
 from pipeline.training.distributed import Ranks
 from pipeline.training.step import embed
@@ -28,39 +28,53 @@ _WORTH = 0.98
 """A way is taken if it takes less than this share of the time."""
 _MULTIPLE = 64
 """Limits of tokens are multiples of it: matrix units like that."""
+_SHARES = 32
+"""And of this share of all tokens, padding among them: few programs are made then, and the same on all ranks."""
+_DEVIATIONS = 3.0
+"""Limits are so many standard deviations above what batches have."""
 
 
 class TokenLimits:
     """How many tokens a network may expect of a batch that leaves its padding out.
 
-    ``torch.compile`` makes a program for each limit, so limits have a reserve, twice as large each time that it was too
-    small: 2 %, 4 %, ...
+    ``torch.compile`` makes a program for each limit, and all ranks wait for the one that makes it. So limits have room
+    for what batches differ by, which is judged by the videos of the first, and begin as the same on all ranks.
     """
 
-    def __init__(self, model: MFT) -> None:
-        self._model = model
-        self._reserve = 0.01
-        self._largest: dict[str, int] = {}
+    def __init__(self, model: MFT, ranks: Ranks) -> None:
+        self._model, self._ranks = model, ranks
         self._limits: dict[str, int] = {}
 
     def of(self, batch: Batch) -> dict[str, int]:
-        """Limits that hold for a batch, which is as the loader gives it."""
-        counts = self._model.count_tokens(masks_of(batch))
-        if any(count > self._limits.get(name, 0) for name, count in counts.items()):
-            self._reserve *= 2
-            self._largest = {name: max(count, self._largest.get(name, 0)) for name, count in counts.items()}
-            self._limits = {
-                name: math.ceil(count * (1 + self._reserve) / _MULTIPLE) * _MULTIPLE
-                for name, count in self._largest.items()
-            }
+        """Limits that hold for a batch, which is as the loader gives it; all ranks ask for their first at once."""
+        counts = self._model.clip_tokens(lengths_of(batch), batch["audio"].shape[1])
+        if not self._limits:
+            wanted = self._ranks.all_of({name: self._limit(name, count, batch) for name, count in counts.items()})
+            self._limits = {name: max(limits[name] for limits in wanted) for name in counts}
+        for name, count in counts.items():
+            if int(count.sum()) > self._limits[name]:
+                self._limits[name] = self._limit(name, count, batch)
         return self._limits
+
+    def _limit(self, name: str, counts: Tensor, batch: Batch) -> int:
+        """Of batches like one whose clips have ``counts [batch]`` tokens."""
+        videos = batch["video_index"].unique(return_inverse=True)[1]
+        by_video = torch.zeros(int(videos.max()) + 1).index_add_(0, videos, counts.float())
+        deviation = math.sqrt(len(by_video)) * float(by_video.std(correction=0))
+        share = _MULTIPLE * math.ceil(len(counts) * self._most_of_a_clip(name, batch) / (_SHARES * _MULTIPLE))
+        return share * math.ceil((int(counts.sum()) + _DEVIATIONS * deviation) / share)
+
+    def _most_of_a_clip(self, name: str, batch: Batch) -> int:
+        places = {"text": batch["word_ids"], "video": batch["places_2d"], "audio": batch["audio"]}
+        lengths = {name: torch.tensor([values.shape[1]]) for name, values in places.items()}
+        return int(self._model.clip_tokens(lengths, batch["audio"].shape[1])[name])
 
 
 class _Padding:
     """Has a network leave a batch's padding out, or not."""
 
-    def __init__(self, model: MFT) -> None:
-        self._model, self._limits = model, TokenLimits(model)
+    def __init__(self, model: MFT, ranks: Ranks) -> None:
+        self._model, self._limits = model, TokenLimits(model, ranks)
         self._now: dict[str, int] = {}
         self.left_out = False
 
@@ -113,7 +127,7 @@ class Tuning:
         self._to_be_tuned = settings.tune and ranks.device.type == "cuda" and not waiting
         self._padding: _Padding | None = None
         if self._to_be_tuned and settings.accumulate == 1 and isinstance(model, MFT) and _is_wide(model):
-            self._padding = _Padding(model)
+            self._padding = _Padding(model, ranks)
 
     @contextmanager
     def applied(self, batch: Batch, prepare: Callable[[Batch], Batch]) -> Iterator[Batch]:
@@ -132,9 +146,9 @@ class Tuning:
 
     def _tune(self, batch: Batch) -> None:
         start = time.monotonic()
-        best = self._slowest_rank(batch)
-        found = []
-        for way in self._ways():
+        ways, found = list(self._ways()), []
+        best = self._slowest_rank(batch) if ways else 0.0
+        for way in ways:
             way.take(True)
             spent = self._slowest_rank(batch)
             taken = spent < _WORTH * best

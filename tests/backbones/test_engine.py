@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 
@@ -116,10 +118,13 @@ def test_places_of_many_videos_fill_batches() -> None:
     assert len(network.batches) <= 1.5 * 16 * 11 / 8
 
 
-def test_out_of_memory_halves_the_batch() -> None:
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("too much"), RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")]
+)
+def test_out_of_memory_halves_the_batch(error: RuntimeError) -> None:
     def refuse_many(batch: torch.Tensor) -> None:
         if len(batch) > 2:
-            raise torch.OutOfMemoryError("too much")
+            raise error
 
     engine = Engine({"net": Recorder(refuse_many)}, CPU, batch_size=8)
     results = run_together(engine, [[frame(value) for value in range(9)], [frame(100)]])
@@ -140,6 +145,26 @@ def test_memory_for_not_even_one_fails_that_video_only() -> None:
     with engine.session() as session:
         session.submit("net", frame(7))
         assert session.finish("net")[:, 0].tolist() == [7]
+
+
+LOST = """
+import numpy as np, torch
+from pipeline.backbones import engine
+class Network(torch.nn.Module):
+    def forward(self, batch):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+engine._is_lost = lambda device: True
+with engine.Engine({"net": Network()}, torch.device("cpu"), 2).session() as session:
+    session.submit("net", np.zeros((4, 4, 3), np.uint8))
+    session.finish("net")
+"""
+
+
+def test_a_worker_whose_gpu_is_lost_ends_before_it_fails_video_after_video() -> None:
+    ended = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert "this worker ends" in ended.stderr and "illegal memory access" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_who_submits_too_much_waits(monkeypatch: pytest.MonkeyPatch) -> None:

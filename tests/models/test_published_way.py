@@ -79,7 +79,7 @@ def test_same_loss_outputs_and_gradients(benchmark, option, padding_is, monkeypa
     batch = _batch(step, model)
     if padding_is in ("left out to the last", "left out up to a limit"):
         more = 0 if padding_is == "left out to the last" else 3
-        model.most_tokens = {name: count + more for name, count in model.count_tokens(batch).items()}
+        model.most_tokens = {name: count + more for name, count in step.count_tokens(model, batch).items()}
     steps = (step.Step(model, "cpu", published=way) for way in (False, True))
     assert max(step.differences(*steps, batch).values()) < 1e-9
     with torch.no_grad():
@@ -100,7 +100,7 @@ def test_clips_that_lack_modalities_in_any_combination(benchmark, option, limite
             batch[f"{name}_mask"][clips] = 0
             if name == "audio":
                 batch["audio_nframes"][clips] = 0
-    model.most_tokens = model.count_tokens(batch) if limited else None
+    model.most_tokens = step.count_tokens(model, batch) if limited else None
     ours = model(batch)
     with torch.no_grad():
         _assert_same(ours, published.published_outputs(model, batch, evaluating=True))

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import LossSettings, ModelSettings
+from pipeline.errors import InputError
 from pipeline.models import build_model
 from pipeline.objectives import build_loss
 from pipeline.training.batch_norm import SynchronizedBatchNorm, synchronize_batch_norm
 from pipeline.training.checkpoint import Checkpoints
-from pipeline.training.distributed import Ranks
+from pipeline.training.distributed import Ranks, join_ranks
 from pipeline.training.logging import read_rows
 from pipeline.training.loop import train
 from pipeline.training.step import loss_and_gradients
@@ -186,3 +187,15 @@ def test_synchronized_batch_norm_keeps_names_and_evaluates_alike() -> None:
     assert sum(isinstance(module, SynchronizedBatchNorm) for module in model.modules()) == 2
     assert list(model.state_dict()) == list(before)
     assert torch.equal(model(x), expected)
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with (
+        pytest.raises(InputError, match="process 2 of this machine has no GPU of its own, PyTorch sees 2"),
+        join_ranks(),
+    ):
+        pass
