@@ -2,7 +2,6 @@
 
     python benchmarks/step.py                       # a size that a CPU takes in seconds
     python benchmarks/step.py --size paper --device cuda --clips 2240 --compile --ways
-    python benchmarks/step.py --ranks 1 2           # the same global batch on one process, on two, ...
 
 The baseline computes what the published program computes, the way it does: every combination of modalities goes
 through the transformer by itself, attention is written out, DAVEnet is a two-dimensional convolution, every embedding
@@ -15,9 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import multiprocessing
-import os
-import socket
 import statistics
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -25,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import Batch, count_operations, matrix_peak, now, peak_memory, time_step
+from measuring import Batch, count_operations, matrix_peak, peak_memory, time_step
 from published_mft import published_loss, published_outputs
 from rich.console import Console
 from rich.table import Table
@@ -35,10 +31,7 @@ from pipeline.config import LossSettings, ModelSettings
 from pipeline.models import MFT
 from pipeline.models.products import Linear
 from pipeline.objectives import build_loss
-from pipeline.training.compiling import compiled
-from pipeline.training.distributed import join_ranks
 from pipeline.training.memory import keep_freed_memory
-from pipeline.training.step import loss_and_gradients
 
 SIZES = {
     "small": ModelSettings(embed_dim=256, projection_dim=384, heads=4, video_dim=512, davenet_width=16),
@@ -170,89 +163,19 @@ def torch_layers(model: nn.Module) -> Iterator[None]:
             module.__class__ = Linear
 
 
-def time_ranks(
-    settings: ModelSettings, clips: int, device: str, world_size: int, repeats: int, compile: bool
-) -> dict[str, Any]:
-    """A step of this package with the batch spread over processes and gradients summed: the slowest one's median.
-
-    On a CPU a process has one thread, and its seconds are the processor's: waiting for the others does not count.
-    """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    results = multiprocessing.get_context("spawn").SimpleQueue()
-    arguments = (world_size, port, settings, clips, device, repeats, compile, results)
-    torch.multiprocessing.spawn(_time_rank, arguments, nprocs=world_size)
-    return {"ranks": world_size, **results.get()}
-
-
-def _time_rank(
-    rank: int, world_size: int, port: int, settings: ModelSettings, clips: int, device: str, repeats: int, compile: bool,
-    results: Any,
-) -> None:  # fmt: skip
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    if device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        torch.set_num_threads(1)
-        keep_freed_memory()
-    with join_ranks() as ranks:
-        torch.manual_seed(0)
-        with ranks.device:
-            model = MFT(settings).train()
-        network = compiled(model, ranks) if compile else model
-        size = clips // world_size
-        batch = {name: value[rank * size :][:size] for name, value in make_batch(settings, clips, device).items()}
-        loss, seconds = build_loss(LossSettings()), []
-        for _ in range(repeats + 1):
-            model.zero_grad(set_to_none=True)
-            ranks.any(False)  # all begin together
-            start = now(device)
-            total, _ = loss_and_gradients(network, loss, batch, ranks, "bfloat16" if device == "cuda" else "float32")
-            seconds.append(ranks.all_of(now(device) - start))
-        if ranks.is_main:
-            results.put({"seconds": statistics.median(max(step) for step in seconds[1:]), "loss": total.item()})
-
-
-def print_ranks(title: str, rows: list[dict[str, Any]], clips: int) -> None:
-    table = Table("processes", "step, median", "clips/s", "speed-up", "efficiency", title=title)
-    for row in rows:
-        speed_up = rows[0]["seconds"] * rows[0]["ranks"] / row["seconds"]
-        table.add_row(
-            str(row["ranks"]), f"{row['seconds'] * 1e3:.0f} ms", f"{clips / row['seconds']:.1f}", f"{speed_up:.2f}x",
-            f"{speed_up / row['ranks']:.0%}",
-        )  # fmt: skip
-    Console(width=120).print(table)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="medium")
     parser.add_argument("--clips", type=int, default=32, help="clips in the batch")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=5, help="measured steps of each, taken in turns")
-    parser.add_argument(
-        "--compile", action="store_true", help="also this package under torch.compile; with --ranks, alone"
-    )
+    parser.add_argument("--compile", action="store_true", help="also this package under torch.compile")
     parser.add_argument("--halves", action="store_true", help="on a CPU: also this package in bfloat16")
     parser.add_argument("--ways", action="store_true", help="also what train.tune tries on a GPU, one after another")
-    parser.add_argument(
-        "--ranks", type=int, nargs="+", help="instead: the step on so many processes, one after another"
-    )
     parser.add_argument("--json", type=Path, help="where the numbers go")
     arguments = parser.parse_args()
 
     settings, device = SIZES[arguments.size], arguments.device
-    if arguments.ranks:
-        if any(arguments.clips % count for count in arguments.ranks):
-            parser.error(f"{arguments.clips} clips do not fall into equal parts for {arguments.ranks} processes")
-        chosen = settings, arguments.clips, device
-        rows = [time_ranks(*chosen, count, arguments.repeats, arguments.compile) for count in arguments.ranks]
-        title = f"{arguments.size}: {arguments.clips} clips in all, {device}{', compiled' if arguments.compile else ''}"
-        print_ranks(title, rows, arguments.clips)
-        if arguments.json:
-            arguments.json.write_text(json.dumps({"title": title, "ranks": rows}, indent=2))
-        return
     if device == "cpu":
         keep_freed_memory()
     torch.manual_seed(0)
