@@ -17,6 +17,9 @@ from pipeline.errors import InputError
 
 OBJECT_STORE_BYTES = 128 << 20
 """Items and results are small; a larger store would not fit a container's /dev/shm."""
+_PRIVATE = {"enable_metrics_collection": False, "prestart_worker_first_driver": False}
+"""Of a private Ray: nobody looks at its metrics, and there will be fewer actors than CPUs, for each of which it would
+start a process beforehand."""
 
 
 def start(address: str | None = None, num_cpus: int | None = None) -> None:
@@ -40,7 +43,7 @@ def start(address: str | None = None, num_cpus: int | None = None) -> None:
             num_cpus=num_cpus,
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
-            _system_config={"enable_metrics_collection": False},
+            _system_config=_PRIVATE,
             **quiet,
         )
     else:
