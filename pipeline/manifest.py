@@ -86,16 +86,19 @@ def _add_datasets(datasets: Any) -> None:
     msrvtt.set_defaults(read=lambda given, *_: read_msrvtt(given.data, given.test, given.train, given.from_youtube))
     crosstask = datasets.add_parser("crosstask", help="the folder crosstask_release")
     crosstask.add_argument("folder", type=Path, help="crosstask_release")
-    crosstask.set_defaults(read=lambda given, *_: read_crosstask(given.folder))
+    crosstask.add_argument(
+        "--train-per-task", type=int, default=0, help="so many videos of each primary task are for training, others "
+        "for the test; 30 in the publication; default: 0",
+    )  # fmt: skip
+    crosstask.add_argument("--draw", type=int, default=0, help="which draw of these; default: 0")
+    crosstask.set_defaults(read=lambda given, *_: read_crosstask(given.folder, given.train_per_task, given.draw))
     mining = datasets.add_parser("miningyoutube", help="the repository Mining_YouTube_dataset")
     mining.add_argument("folder", type=Path, help="Mining_YouTube_dataset")
     mining.add_argument("--annotations", type=Path, help="the folder groundTruth, with <video>.txt")
     mining.add_argument(
-        "--labels-per-second", type=positive_float, default=1.0, help="lines of a second in these; default: 1"
+        "--labels-per-second", type=positive_float, help="lines of a second in these: frames per second, mostly"
     )
-    mining.set_defaults(
-        read=lambda given, *_: read_mining_youtube(given.folder, given.annotations, given.labels_per_second)
-    )
+    mining.set_defaults(read=_read_mining_youtube)
     lsmdc = datasets.add_parser("lsmdc", help="LSMDC16_annos_training.csv and its like")
     for split in ("train", "validation", "test"):
         lsmdc.add_argument(f"--{split}", type=Path, help="a tab-separated list")
@@ -142,6 +145,15 @@ def _subset(arguments: argparse.Namespace) -> Subset:
         arguments.seed,
         arguments.limit,
     )
+
+
+def _read_mining_youtube(arguments: argparse.Namespace, *_: object) -> Iterator[Video]:
+    if arguments.annotations is not None and arguments.labels_per_second is None:
+        raise InputError(
+            "--annotations needs --labels-per-second: the authors label every frame, and where one counts as a second "
+            "all steps lie many times too late; of labels made once a second it is 1"
+        )
+    return read_mining_youtube(arguments.folder, arguments.annotations, arguments.labels_per_second or 1.0)
 
 
 def _read_howto100m(arguments: argparse.Namespace, stack: ExitStack, progress: Progress) -> Iterator[Video]:

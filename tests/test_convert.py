@@ -183,6 +183,21 @@ def test_s3d_features_of_mft_are_in_a_tree_of_their_own(tmp_path):
     assert (sorted(sample.arrays), sample.rates["3d"]) == (["3d", "audio"], 1.0)
 
 
+def test_features_of_crosstask_with_sound_in_a_folder_of_its_own(tmp_path):
+    for folder in ("features", "audio"):
+        (tmp_path / folder).mkdir()
+    for name in ("vid-a", "vid-b"):
+        np.save(tmp_path / "features" / f"{name}_2d.npy", np.ones((9, 4), np.float32))
+        np.save(tmp_path / "features" / f"{name}_3d.npy", np.full((13, 4), 2.0, np.float32))
+        np.savez(tmp_path / "audio" / f"{name}.npz", np.full((40, 901), -7.0, np.float16))
+    main(["npz", str(tmp_path / "features"), str(tmp_path / "audio"), "--shards", str(tmp_path / "set"), *WORDS])
+    shards = ShardSet(tmp_path / "set")
+    assert sorted(shards.ids) == ["vid-a", "vid-b"]
+    arrays = shards.read("vid-b").arrays
+    assert {name: array.shape for name, array in arrays.items()} == {"2d": (9, 4), "3d": (13, 4), "audio": (901, 40)}
+    assert (arrays["3d"] == 2).all() and (arrays["audio"] == -7).all()
+
+
 def test_npy_files_of_howto100m(tmp_path):
     tree = tmp_path / "tree"
     tree.mkdir()

@@ -138,6 +138,33 @@ def test_lsmdc_needs_a_list(tmp_path):
         main(["build", "lsmdc", "--out", str(tmp_path / "x.parquet")])
 
 
+def test_labels_of_frames_are_not_taken_for_labels_of_seconds(tmp_path):
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "videos_test.txt").write_text("-2TGG1WFF3A\n")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "-2TGG1WFF3A.txt").write_text("add_oil\n" * 50)
+    out = tmp_path / "m.parquet"
+    command = ["build", "miningyoutube", str(tmp_path), "--annotations", str(tmp_path / "labels"), "--out", str(out)]
+    with pytest.raises(InputError, match="--annotations needs --labels-per-second"):
+        main(command)
+    main([*command, "--labels-per-second", "25"])
+    assert [video.captions for video in Manifest(out)] == [[Caption(0.0, 2.0, "add oil")]]
+    main(["build", "miningyoutube", str(tmp_path), "--out", str(out)])
+    assert [video.captions for video in Manifest(out)] == [None]
+
+
+def test_crosstasks_videos_for_training_are_drawn(tmp_path):
+    (tmp_path / "tasks_primary.txt").write_text("7\nTea\nhttp://x\n1\nboil\n")
+    (tmp_path / "videos_val.csv").write_text("7,abcdefghijk,u\n")
+    (tmp_path / "videos.csv").write_text("7,abcdefghijk,u\n7,aaaaaaaaaaa,u\n7,bbbbbbbbbbb,u\n7,ccccccccccc,u\n")
+    out, splits = tmp_path / "m.parquet", []
+    for draw in ("0", "1", "2", "3"):
+        main(["build", "crosstask", str(tmp_path), "--train-per-task", "1", "--draw", draw, "--out", str(out)])
+        splits.append({video.video_id: video.split for video in Manifest(out)})
+        assert sorted(splits[-1].values()) == ["test", "test", "train", "validation"]
+    assert len({tuple(sorted(found.items())) for found in splits}) > 1
+
+
 def test_actions_by_fold_and_split(tmp_path):
     (tmp_path / "pick_test_split2.txt").write_text("a.avi 1\nb.avi 2\nc.avi 0\n")
     (tmp_path / "testlist02.txt").write_text("YoYo/v_YoYo_g01_c01.avi\n")

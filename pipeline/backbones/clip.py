@@ -89,7 +89,7 @@ def clip_vit_b32() -> Backbone:
         name="clip_vit_b32",
         dim=DIM,
         frame_format=FrameFormat(rate=1, size=SIZE, crop=True),
-        version="clip_vit_b32/1: OpenAI's ViT-B-32.pt (40d36571), image tower, 1 frame/s, 224x224 crop",
+        version="clip_vit_b32/2: OpenAI's ViT-B-32.pt (40d36571), image tower, 1 frame/s, 224x224 crop",
         build=_build,
     )
 

@@ -92,7 +92,7 @@ class FeatureExtractor:
 
     def _version(self, key: str) -> str:
         if key == "audio":
-            return f"logmel/1: {BANDS} bands, 16 kHz, 25 ms every 10 ms, as AVLnet"
+            return f"logmel/2: {BANDS} bands, 16 kHz, 25 ms every 10 ms, as AVLnet"
         version = self.backbones[key].version
         if self.device.type == "cuda":
             version += "; mixed precision"

@@ -83,7 +83,7 @@ def resnext101_3d() -> Backbone:
         name="resnext101_3d",
         dim=2048,
         frame_format=FrameFormat(rate=24, size=112, crop=True),
-        version="resnext101_3d/1: Kinetics-400, HowTo100M's resnext101.pth, 16 frames at 24/s, 112x112 crop",
+        version="resnext101_3d/2: Kinetics-400, HowTo100M's resnext101.pth, 16 frames at 24/s, 112x112 crop",
         build=_build,
         clip_length=16,
         stride=16,

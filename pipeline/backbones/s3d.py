@@ -160,7 +160,7 @@ def s3d_howto100m() -> Backbone:
         name="s3d_howto100m",
         dim=1024,
         frame_format=FrameFormat(rate=10, size=224, crop=True),
-        version="s3d_howto100m/1: MIL-NCE, mixed_5c, 32 frames at 10/s every second, 224x224 crop",
+        version="s3d_howto100m/2: MIL-NCE, mixed_5c, 32 frames at 10/s every second, 224x224 crop",
         build=_build,
         clip_length=32,
         stride=10,

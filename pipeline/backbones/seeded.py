@@ -81,7 +81,7 @@ def seeded_3d() -> Backbone:
         name="seeded_3d",
         dim=DIM,
         frame_format=FrameFormat(rate=12, size=64, crop=True),
-        version="seeded_3d/1: random 3D convolution and 4x4 grid, seed 3, 8 frames at 12/s, 64x64 crop",
+        version="seeded_3d/2: random 3D convolution and 4x4 grid, seed 3, 8 frames at 12/s, 64x64 crop",
         build=SeededClips,
         clip_length=8,
         stride=8,

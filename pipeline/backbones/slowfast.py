@@ -61,7 +61,7 @@ def slowfast(name: str) -> Backbone:
         name=name,
         dim=2304,
         frame_format=FrameFormat(rate=15, size=256, crop=True),
-        version=f"{name}/1: PyTorchVideo, Kinetics-400 8x8, 32 frames at 15/s every second, 256x256 crop",
+        version=f"{name}/2: PyTorchVideo, Kinetics-400 8x8, 32 frames at 15/s every second, 256x256 crop",
         build=partial(_build, name),
         clip_length=FRAMES,
         stride=15,

@@ -40,7 +40,7 @@ def timm_frames(name: str) -> Backbone:
         name=name,
         dim=int(getattr(network, "head_hidden_size", network.num_features)),
         frame_format=FrameFormat(rate=1, size=size, crop=True),
-        version=f"{name}/1: timm's pretrained weights, 1 frame/s, {size}x{size} crop",
+        version=f"{name}/2: timm's pretrained weights, 1 frame/s, {size}x{size} crop",
         build=partial(_build, name, model, data["mean"], data["std"]),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,14 +52,18 @@ def read_tasks(path: Path | str) -> dict[str, Task]:
     return tasks
 
 
-def read_crosstask(folder: Path | str) -> Iterator[Video]:
-    """Videos of the primary tasks, annotated ones with their steps as captions.
+def read_crosstask(folder: Path | str, train_per_task: int = 0, seed: int = 0) -> Iterator[Video]:
+    """Videos of the primary and related tasks, annotated ones with their steps as captions.
 
-    ``videos_val.csv``, on which the papers report, is the test; what else ``videos.csv`` lists is for training. A
-    video that is listed for two tasks is yielded for each.
+    As in the authors' ``train.py``: ``videos_val.csv`` is for validation; of what else ``videos.csv`` lists, the
+    primary tasks' videos are the test, but for some that are drawn for training, and the related tasks' are for
+    training. A video that is listed for two tasks is yielded for each.
 
     Args:
         folder: the unpacked release.
+        train_per_task: so many videos of each primary task are for training; 30 in the publication, where an average
+            over several draws is reported. A task that has no more is all for training.
+        seed: of that draw.
 
     Raises:
         InputError: a file is missing or of another layout.
@@ -70,9 +75,16 @@ def read_crosstask(folder: Path | str) -> Iterator[Video]:
     held_out = [cells[:3] for _, cells in read_cells(folder / "videos_val.csv", SOURCE, 3)]
     everything = folder / "videos.csv"
     listed = [cells[:3] for _, cells in read_cells(everything, SOURCE, 3)] if everything.is_file() else []
-    tested = {(task_id, video_id) for task_id, video_id, _ in held_out}
-    training = [row for row in listed if (row[0], row[1]) not in tested]
-    for split, rows in (("test", held_out), ("train", training)):
+    held = {(task_id, video_id) for task_id, video_id, _ in held_out}
+    others = [row for row in listed if (row[0], row[1]) not in held]
+    tested = [row for row in others if row[0] in tasks]
+    drawn = _drawn(tested, train_per_task, seed)
+    by_split = {
+        "validation": held_out,
+        "test": [row for row in tested if (row[0], row[1]) not in drawn],
+        "train": [row for row in others if row[0] not in tasks or (row[0], row[1]) in drawn],
+    }
+    for split, rows in by_split.items():
         for task_id, video_id, url in rows:
             task = titles.get(task_id)
             yield Video(
@@ -83,6 +95,18 @@ def read_crosstask(folder: Path | str) -> Iterator[Video]:
                 task_id=task_id,
                 captions=_steps(folder, tasks.get(task_id), video_id),
             )
+
+
+def _drawn(rows: list[list[str]], count: int, seed: int) -> set[tuple[str, str]]:
+    """Task and id of ``count`` videos of each task, or all where there are no more; the same for the same seed."""
+    by_task: dict[str, list[str]] = {}
+    for task_id, video_id, _ in rows:
+        by_task.setdefault(task_id, []).append(video_id)
+    return {
+        (task_id, video_id)
+        for task_id, videos in by_task.items()
+        for video_id in random.Random(f"{seed}/{task_id}").sample(sorted(videos), min(count, len(videos)))
+    }
 
 
 def _steps(folder: Path, task: Task | None, video_id: str) -> list[Caption] | None:

@@ -24,7 +24,7 @@ def read_mining_youtube(
     Args:
         folder: the checked-out repository, or a folder with the same lists.
         annotations: the unpacked folder ``groundTruth``: ``<video>.txt`` or ``.gt`` with a label per line and frame.
-        labels_per_second: lines of a second, which depends on how the annotations were sampled.
+        labels_per_second: lines of a second: frames per second where every frame has one, as published.
 
     Raises:
         InputError: there is no list, or labels are missing for every test video.

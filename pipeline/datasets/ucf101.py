@@ -31,4 +31,14 @@ def read_ucf101(folder: Path | str, fold: int = 1) -> Iterator[Video]:
             place = PurePosixPath(line.split()[0])
             if len(place.parts) != 2 or not place.suffix:
                 raise InputError(f"{path}: line {number}: {line!r} is not <class>/<clip>.avi")
-            yield Video(id_of_name(place.stem), str(place), split=split, category_1=place.parts[0])
+            yield Video(id_of_name(place.stem), str(place), split=split, category_1=_class_of(place))
+
+
+def _class_of(place: PurePosixPath) -> str:
+    """The folder's name, with the capitals of the clip's: ``v_HandStandPushups_g01_c01`` is in ``HandstandPushups``.
+
+    MCN's program takes classes, whose words capitals tell apart, from the names of clips.
+    """
+    name = place.stem.split("_")
+    folder = place.parts[0]
+    return name[1] if len(name) > 1 and name[1].lower() == folder.lower() else folder

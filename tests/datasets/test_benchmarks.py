@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -85,8 +86,8 @@ def test_msrvtt_lists_decide_the_splits(tmp_path):
 def test_crosstask_as_published():
     videos = list(read_crosstask(ANNOTATIONS / "crosstask"))
     assert [(video.video_id, video.task_id, video.split, video.url) for video in videos] == [
-        ("--bv0V6ZjWI", "23521", "test", None),
-        ("-8PDeMTZmfc", "59684", "test", None),
+        ("--bv0V6ZjWI", "23521", "validation", None),
+        ("-8PDeMTZmfc", "59684", "validation", None),
     ]
     assert videos[0].category_1 == "Make Jello Shots"
     assert videos[0].captions == [
@@ -108,9 +109,9 @@ def test_crosstask_with_all_its_videos(tmp_path):
     (release / "videos.csv").write_text("\n".join(lines) + "\n")
     videos = list(read_crosstask(release))
     assert [(video.video_id, video.split, video.category_1) for video in videos] == [
-        ("--bv0V6ZjWI", "test", "Make Jello Shots"),
-        ("-8PDeMTZmfc", "test", "Build Simple Floating Shelves"),
-        ("abcdefghijk", "train", "Make Jello Shots"),
+        ("--bv0V6ZjWI", "validation", "Make Jello Shots"),
+        ("-8PDeMTZmfc", "validation", "Build Simple Floating Shelves"),
+        ("abcdefghijk", "test", "Make Jello Shots"),
         ("ABCDEFGHIJK", "train", "Make Tea"),
     ]
     assert videos[2].url == "http://elsewhere/x.mp4" and videos[2].captions is None
@@ -120,6 +121,39 @@ def test_crosstask_with_all_its_videos(tmp_path):
     (release / "annotations" / "23521_abcdefghijk.csv").write_text("1,soon,2.0\n")
     with pytest.raises(InputError, match="'soon' is not a time"):
         list(read_crosstask(release))
+
+
+@needs_shared
+def test_some_of_each_primary_task_of_crosstask_can_be_drawn_for_training(tmp_path):
+    release = tmp_path / "release"
+    shutil.copytree(ANNOTATIONS / "crosstask", release, copy_function=shutil.copyfile)
+    release.chmod(0o755)
+    listed = [(task, f"{task[:5]}vid{number:03d}") for task in ("23521", "59684", "105222") for number in range(20)]
+    listed.append(("94276", "94276vid000"))
+    (release / "videos.csv").write_text("".join(f"{task},{video_id},u\n" for task, video_id in listed))
+    (release / "tasks_primary.txt").write_text(
+        (release / "tasks_primary.txt").read_text() + "\n94276\nMake Meringue\nhttp://w\n1\nwhisk\n"
+    )
+
+    def drawn(**options):
+        splits = {"validation": [], "test": [], "train": []}
+        for video in read_crosstask(release, **options):
+            splits[video.split].append((video.task_id, video.video_id))
+        return splits
+
+    alone, first, again, other = (
+        drawn(),
+        drawn(train_per_task=5),
+        drawn(train_per_task=5),
+        drawn(train_per_task=5, seed=1),
+    )
+    assert len(alone["test"]) == 41 and {task for task, _ in alone["train"]} == {"105222"}
+    assert first == again and first["train"] != other["train"]
+    for splits in (first, other):
+        counts = Counter(task for task, _ in splits["train"])
+        assert counts == {"23521": 5, "59684": 5, "105222": 20, "94276": 1}
+        assert sorted(splits["train"] + splits["test"]) == sorted(alone["train"] + alone["test"])
+        assert splits["validation"] == alone["validation"]
 
 
 def test_tasks(tmp_path):
@@ -194,7 +228,7 @@ def test_ucf101(tmp_path):
             "v_HandStandPushups_g01_c01",
             "HandstandPushups/v_HandStandPushups_g01_c01.avi",
             "test",
-            "HandstandPushups",
+            "HandStandPushups",
         ),
         ("v_YoYo_g08_c01", "YoYo/v_YoYo_g08_c01.avi", "train", "YoYo"),
     ]

@@ -1,7 +1,8 @@
 """Trees of one file per video and modality, as the published programs of MCN, MFT and AVLnet read them.
 
-``<path>/<id>_2d.npz`` and ``_3d.npz`` with ``features [time, width]``, ``_spec.npz`` with ``arr_0 [40, frames]``; MFT's
-S3D features are ``<id>.npz``; a CSV with the column ``path``, whose last part is the id; ``caption.pickle``, a
+``<path>/<id>_2d.npz`` and ``_3d.npz`` with ``features [time, width]``, ``_spec.npz`` with ``arr_0 [40, frames]``; of
+CrossTask and MiningYouTube ``<id>_2d.npy`` and ``_3d.npy``, and sound as ``<id>.npz`` in a folder of its own; MFT's S3D
+features are ``<id>.npz`` too; a CSV with the column ``path``, whose last part is the id; ``caption.pickle``, a
 dictionary of ``start``, ``end`` and ``text`` lists by id. Also HowTo100M's ``<id>.npy``, one array per video.
 """
 
@@ -21,13 +22,15 @@ from pipeline.datasets.generic import captions_of
 from pipeline.datasets.jsonfile import LargeObject
 from pipeline.errors import InputError
 from pipeline.replacing import replace_file
-from pipeline.shards.foreign.features import Foreign, time_first
+from pipeline.shards.foreign.features import MEL_BANDS, Foreign, time_first
 from pipeline.shards.foreign.unpickle import read_arrays
 from pipeline.shards.reader import ShardSet
 from pipeline.shards.sample import to_decibels
 from pipeline.types import Caption, Modality
 
-_SUFFIXES: dict[str, Modality] = {"_2d.npz": "2d", "_3d.npz": "3d", "_spec.npz": "audio", ".npz": "3d"}
+_SUFFIXES: dict[str, Modality] = {
+    "_2d.npz": "2d", "_3d.npz": "3d", "_spec.npz": "audio", "_2d.npy": "2d", "_3d.npy": "3d", ".npz": "3d"
+}  # fmt: skip
 """The first that fits counts."""
 _ENDINGS: dict[Modality, tuple[str, str]] = {
     "2d": ("_2d.npz", "features"),
@@ -128,20 +131,35 @@ def find_files(folders: list[Path], npy: Modality | None) -> dict[str, dict[Moda
         InputError: a folder is not there, or there is no such file at all.
     """
     files: dict[str, dict[Modality, Path]] = {}
+    modality_in: dict[Path, Modality] = {}
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"{folder}: there is no such folder of features")
         for path in sorted(folder.rglob("*.np[yz]")):
             suffix = next((suffix for suffix in _SUFFIXES if path.name.endswith(suffix)), None)
             if suffix is not None:
-                files.setdefault(path.name.removesuffix(suffix), {}).setdefault(_SUFFIXES[suffix], path)
-            if npy is not None and path.suffix == ".npy":
+                modality = _SUFFIXES[suffix]
+                if suffix == ".npz":
+                    if path.parent not in modality_in:
+                        modality_in[path.parent] = "audio" if _is_spectrogram(path) else modality
+                    modality = modality_in[path.parent]
+                files.setdefault(path.name.removesuffix(suffix), {}).setdefault(modality, path)
+            elif npy is not None and path.suffix == ".npy":
                 # HowTo100M's are named after the video's file: <id>.mp4.npy
                 files.setdefault(path.name.partition(".")[0], {}).setdefault(npy, path)
     if not files:
         names = ", ".join(f"<id>{suffix}" for suffix in (*_SUFFIXES, *([".npy"] if npy else [])))
         raise InputError(f"{', '.join(map(str, folders))}: holds no {names}")
     return files
+
+
+def _is_spectrogram(path: Path) -> bool:
+    """Whether a file ``<id>.npz`` is of sound: nothing in its name tells, and those of a folder are alike."""
+    try:
+        with np.load(path, allow_pickle=False) as loaded:
+            return loaded.files == ["arr_0"] and loaded["arr_0"].ndim == 2 and len(loaded["arr_0"]) == MEL_BANDS
+    except Exception:  # damage is told as the file is read
+        return False
 
 
 def _load(path: Path) -> NDArray[Any]:
