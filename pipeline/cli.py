@@ -135,14 +135,14 @@ def _leave_others_at_once(error: BaseException) -> None:
     distributed = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_available() or not distributed.is_initialized():
         return
-    code: object = 1
-    if isinstance(error, SystemExit):
-        code = error.code
-    else:
+    code = 1
+    if not isinstance(error, SystemExit):
         traceback.print_exception(error)
+    elif isinstance(error.code, int | None):
+        code = error.code or 0
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else 1)
+    os._exit(code)
 
 
 def _run(main: Callable[[], None]) -> None:

@@ -87,8 +87,8 @@ def _add_datasets(datasets: Any) -> None:
     crosstask = datasets.add_parser("crosstask", help="the folder crosstask_release")
     crosstask.add_argument("folder", type=Path, help="crosstask_release")
     crosstask.add_argument(
-        "--train-per-task", type=int, default=0, help="so many videos of each primary task are for training, others "
-        "for the test; 30 in the publication; default: 0",
+        "--train-per-task", type=positive_int, default=0, help="so many videos of each primary task are for training, "
+        "others for the test; 30 in the authors' program; default: none",
     )  # fmt: skip
     crosstask.add_argument("--draw", type=int, default=0, help="which draw of these; default: 0")
     crosstask.set_defaults(read=lambda given, *_: read_crosstask(given.folder, given.train_per_task, given.draw))

@@ -190,12 +190,13 @@ def test_features_of_crosstask_with_sound_in_a_folder_of_its_own(tmp_path):
         np.save(tmp_path / "features" / f"{name}_2d.npy", np.ones((9, 4), np.float32))
         np.save(tmp_path / "features" / f"{name}_3d.npy", np.full((13, 4), 2.0, np.float32))
         np.savez(tmp_path / "audio" / f"{name}.npz", np.full((40, 901), -7.0, np.float16))
-    main(["npz", str(tmp_path / "features"), str(tmp_path / "audio"), "--shards", str(tmp_path / "set"), *WORDS])
-    shards = ShardSet(tmp_path / "set")
-    assert sorted(shards.ids) == ["vid-a", "vid-b"]
-    arrays = shards.read("vid-b").arrays
-    assert {name: array.shape for name, array in arrays.items()} == {"2d": (9, 4), "3d": (13, 4), "audio": (901, 40)}
-    assert (arrays["3d"] == 2).all() and (arrays["audio"] == -7).all()
+    for name, folders in (("both", [tmp_path / "features", tmp_path / "audio"]), ("above", [tmp_path])):
+        main(["npz", *map(str, folders), "--shards", str(tmp_path / name), *WORDS])
+        shards = ShardSet(tmp_path / name)
+        assert sorted(shards.ids) == ["vid-a", "vid-b"]
+        arrays = shards.read("vid-b").arrays
+        assert {key: array.shape for key, array in arrays.items()} == {"2d": (9, 4), "3d": (13, 4), "audio": (901, 40)}
+        assert (arrays["3d"] == 2).all() and (arrays["audio"] == -7).all()
 
 
 def test_npy_files_of_howto100m(tmp_path):

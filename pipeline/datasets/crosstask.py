@@ -61,8 +61,8 @@ def read_crosstask(folder: Path | str, train_per_task: int = 0, seed: int = 0) -
 
     Args:
         folder: the unpacked release.
-        train_per_task: so many videos of each primary task are for training; 30 in the publication, where an average
-            over several draws is reported. A task that has no more is all for training.
+        train_per_task: so many videos of each primary task are for training; 30 in that program. A task that has no
+            more is all for training.
         seed: of that draw.
 
     Raises:

@@ -131,7 +131,7 @@ def find_files(folders: list[Path], npy: Modality | None) -> dict[str, dict[Moda
         InputError: a folder is not there, or there is no such file at all.
     """
     files: dict[str, dict[Modality, Path]] = {}
-    modality_in: dict[Path, Modality] = {}
+    modality_below: dict[Path, Modality] = {}
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"{folder}: there is no such folder of features")
@@ -140,9 +140,11 @@ def find_files(folders: list[Path], npy: Modality | None) -> dict[str, dict[Moda
             if suffix is not None:
                 modality = _SUFFIXES[suffix]
                 if suffix == ".npz":
-                    if path.parent not in modality_in:
-                        modality_in[path.parent] = "audio" if _is_spectrogram(path) else modality
-                    modality = modality_in[path.parent]
+                    # looking into each of a million files would take as long as reading them
+                    top = folder.joinpath(*path.relative_to(folder).parts[:-1][:1])
+                    if top not in modality_below:
+                        modality_below[top] = "audio" if _is_spectrogram(path) else modality
+                    modality = modality_below[top]
                 files.setdefault(path.name.removesuffix(suffix), {}).setdefault(modality, path)
             elif npy is not None and path.suffix == ".npy":
                 # HowTo100M's are named after the video's file: <id>.mp4.npy
@@ -154,7 +156,7 @@ def find_files(folders: list[Path], npy: Modality | None) -> dict[str, dict[Moda
 
 
 def _is_spectrogram(path: Path) -> bool:
-    """Whether a file ``<id>.npz`` is of sound: nothing in its name tells, and those of a folder are alike."""
+    """Whether a file ``<id>.npz`` is of sound: nothing in its name tells, and those of a tree are alike."""
     try:
         with np.load(path, allow_pickle=False) as loaded:
             return loaded.files == ["arr_0"] and loaded["arr_0"].ndim == 2 and len(loaded["arr_0"]) == MEL_BANDS
