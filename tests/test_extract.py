@@ -204,7 +204,7 @@ def test_when_nothing_could_be_extracted_the_command_fails(tmp_path: Path) -> No
     place.path("broken").write_bytes(b"no video at all" * 100)
     write_manifest(place.manifest, [Video("broken")])
     process = place.start(workers=1)
-    said = " ".join(process.communicate(timeout=300)[1].split())
+    said = " ".join(process.communicate(timeout=100)[1].split())
     assert process.returncode == 2
     assert "no video could be extracted: python -m pipeline.status" in said
     assert place.failures() == {"broken": "corrupt"}
@@ -235,6 +235,6 @@ def test_a_full_disk_is_one_line_and_the_next_run_continues(place: Place, tmp_pa
 def fail(place: Place, shards: Path | None = None) -> tuple[str, int]:
     """Runs the command that is to fail and returns what it said, on one line, and its exit code."""
     process = place.start(shards=shards, workers=1)
-    said = " ".join(process.communicate(timeout=300)[1].split())
+    said = " ".join(process.communicate(timeout=100)[1].split())
     assert "Traceback" not in said and "error: " in said
     return said, process.returncode

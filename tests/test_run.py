@@ -176,7 +176,7 @@ def wait_for_more(place: Place, process: subprocess.Popen[str], count: int) -> N
 def test_a_budget_without_room_for_one_download_is_refused(tmp_path: Path, served: Path, mirror: Mirror) -> None:
     place = Place(tmp_path, served)
     command = place.command(mirror, "--disk-gigabytes", "0.0005")
-    process = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    process = subprocess.run(command, capture_output=True, text=True, timeout=100)
     said = " ".join(process.stderr.split())
     assert process.returncode == 2 and "no room for one download, which may take 0.000877 GB" in said
     assert "download.max_bytes (now 300,000)" in said and not place.shards.exists()
