@@ -25,6 +25,7 @@ from pipeline.cli import console, parse_with_recipe, positive_float, run_verb, v
 from pipeline.config import Recipe
 from pipeline.errors import InputError
 from pipeline.replacing import replace_file
+from pipeline.wording import of_no_use
 
 if TYPE_CHECKING:
     from torch import nn
@@ -101,10 +102,7 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, run: Path, ranks: Rank
     if ranks.device.type == "cpu":
         keep_freed_memory()
         if _GPU.exists() and ranks.is_main and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
-            warn(
-                f"PyTorch {torch.__version__} cannot use this machine's NVIDIA GPU (nvidia-smi says whether its driver "
-                f"is good for CUDA {torch.version.cuda}): training on the CPU"
-            )
+            warn(f"{of_no_use(torch.__version__, torch.version.cuda)}: training on the CPU")
     shards = ShardSet(arguments.shards, warn=ranks.is_main)
     note_stand_ins(recipe, arguments.shards)
     settings = recipe.train

@@ -19,3 +19,13 @@ def to_share(what: str) -> str:
         f"all machines have to see the same folder of {what}; mount it there or take that machine out of the cluster, "
         "and run the same command again"
     )
+
+
+def of_no_use(pytorch: str, cuda: str | None) -> str:
+    """How a sentence begins that says that PyTorch cannot use a GPU.
+
+    Args:
+        pytorch: its version.
+        cuda: that of the CUDA it is built for.
+    """
+    return f"PyTorch {pytorch} cannot use the NVIDIA GPU (nvidia-smi says whether its driver is good for CUDA {cuda})"

@@ -91,7 +91,7 @@ def test_a_worker_without_the_folder_of_shards_says_on_which_machine(tmp_path: P
 def test_a_gpu_that_ray_counts_and_pytorch_cannot_use_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     (tmp_path / "words.parquet").touch()
-    with pytest.raises(InputError, match=r"Ray counts a GPU on .*cannot use it"):
+    with pytest.raises(InputError, match=r"Ray counts a GPU on .*, but PyTorch .* cannot use the NVIDIA GPU"):
         Worker(SETTINGS, tmp_path, "tiny", "w0", "cuda", 1)
 
 

@@ -127,10 +127,10 @@ def test_scores_compare_every_second_with_every_step(folder: Path) -> None:
 
 def test_a_second_may_be_heard_longer_than_it_is_seen() -> None:
     seen = windows_of_seconds(12, radius=1)
-    assert (seen.start[:2].tolist(), seen.end[:2].round(3).tolist()) == ([0, 0], [2, 3])
+    assert seen.start[:2].tolist() == [0, 0] and seen.end[:2] == pytest.approx([2, 3], abs=2e-6)
     assert seen.audio_first.tolist() == time_to_frame(seen.start).tolist()
     heard = windows_of_seconds(12, radius=0, sound=8)
-    assert (heard.start.tolist(), heard.end.round(3).tolist()) == (list(range(12)), list(range(1, 13)))
+    assert heard.start.tolist() == list(range(12)) and heard.end == pytest.approx(range(1, 13), abs=2e-6)
     starts = np.array([0, 0, 0, 0, 0, 1, 2, 3, 4, 4, 4, 4])
     assert heard.audio_first.tolist() == time_to_frame(starts).tolist()
     assert heard.audio_stop.tolist() == time_to_frame(starts + 8).tolist()

@@ -77,10 +77,10 @@ class MFT(nn.Module):
             late sums ``t+v_embed``, ``t+a_embed``, ``v+a_embed``; and bool ``[batch]`` ``text_nonempty_input_mask``,
             ...: which clips have the modality at all. Rows of a modality that a clip lacks mean nothing.
         """
-        heard = self._audio_tokens(batch) if "audio" in self.modalities else None
+        given = {name: self._given(name, batch) for name in self.modalities}
         if self.audio_network_apart:
             torch._dynamo.graph_break()
-        embedded = {name: self._tokens(name, batch, heard) for name in self.modalities}
+        embedded = {name: self._tokens(name, *given[name]) for name in self.modalities}
         outputs = {f"{name}_nonempty_input_mask": present for name, (_, present) in embedded.items()}
         if "audio" not in embedded and "audio_mask" in batch:
             outputs["audio_nonempty_input_mask"] = (batch["audio_mask"] != 0).any(dim=1)
@@ -107,14 +107,16 @@ class MFT(nn.Module):
             counts["audio"] = (-(-counts["audio"] // self.davenet.frames_per_token(frames))).clamp(max=limit or frames)
         return {name: count.clamp(min=1) for name, count in counts.items()}
 
-    def _tokens(
-        self, name: str, batch: Mapping[str, Tensor], heard: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tokens, Tensor]:
-        """A modality's input → its tokens, and bool ``[batch]``: which clips have any."""
-        if name == "audio" and heard is not None:
-            values, mask = heard
-        else:
-            values, mask = batch[name].to(self.fusion.masking_token.dtype), batch[f"{name}_mask"] != 0
+    def _given(self, name: str, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """A modality's tokens before their projection, those of sound by the audio network, and which are valid."""
+        values, mask = batch[name].to(self.fusion.masking_token.dtype), batch[f"{name}_mask"] != 0
+        if name == "audio":
+            frames = batch["audio_nframes"] if "audio_nframes" in batch else batch["audio_STFT_nframes"]
+            return self._audio_tokens(values, mask, frames)
+        return values, mask
+
+    def _tokens(self, name: str, values: Tensor, mask: Tensor) -> tuple[Tokens, Tensor]:
+        """What a modality is given → its tokens, and bool ``[batch]``: which clips have any."""
         rows = Rows(mask, self.settings.embed_dim, self.most_tokens[name] if self.most_tokens else None)
         projected = self.get_submodule(f"{name}_token_proj")(rows.pick(values))
         values = rows.put(self.get_submodule(f"{name}_norm_layer")(projected))
@@ -130,10 +132,7 @@ class MFT(nn.Module):
             tokens = Tokens(tokens.values + positions[:, :count], tokens.mask)
         return tokens, present
 
-    def _audio_tokens(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """What the audio network makes of sound, and which of it is there."""
-        spectrogram, mask = batch["audio"].to(self.fusion.masking_token.dtype), batch["audio_mask"] != 0
-        frames = batch["audio_nframes"] if "audio_nframes" in batch else batch["audio_STFT_nframes"]
+    def _audio_tokens(self, spectrogram: Tensor, mask: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         per_token = self.davenet.frames_per_token(spectrogram.shape[2])
         values, mask = self.davenet(spectrogram), self.davenet.token_mask(mask)
         limit = self.settings.max_audio_tokens

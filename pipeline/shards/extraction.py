@@ -17,7 +17,7 @@ from pipeline.media.errors import MediaError
 from pipeline.media.ffmpeg import check_ffmpeg
 from pipeline.settings import ExtractSettings
 from pipeline.types import Video
-from pipeline.wording import to_share
+from pipeline.wording import of_no_use, to_share
 
 if TYPE_CHECKING:
     from pipeline.shards.remote import Destination
@@ -84,9 +84,8 @@ class Worker:
         check_ffmpeg()
         if device == "cuda" and not torch.cuda.is_available():
             raise InputError(
-                f"Ray counts a GPU on {socket.gethostname()}, but PyTorch {torch.__version__} cannot use it (nvidia-smi"
-                f" says whether its driver is good for CUDA {torch.version.cuda}): install another PyTorch, or hide it"
-                " from Ray with CUDA_VISIBLE_DEVICES="
+                f"Ray counts a GPU on {socket.gethostname()}, but {of_no_use(torch.__version__, torch.version.cuda)}: "
+                "install another PyTorch, or hide it from Ray with CUDA_VISIBLE_DEVICES="
             )
         torch.set_num_threads(threads)
         self.settings = settings

@@ -66,7 +66,7 @@ class TokenLimits:
 
     def _most_of_a_clip(self, name: str, batch: Batch) -> int:
         places = {"text": batch["word_ids"], "video": batch["places_2d"], "audio": batch["audio"]}
-        lengths = {name: torch.tensor([values.shape[1]]) for name, values in places.items()}
+        lengths = {modality: torch.tensor([values.shape[1]]) for modality, values in places.items()}
         return int(self._model.clip_tokens(lengths, batch["audio"].shape[1])[name])
 
 

@@ -104,3 +104,24 @@ def run_training(
     model, loader = FakeModel(), loader or FakeLoader()
     keywords = {"state": state, "seconds": seconds, "validate": validate, "video_ids": VIDEOS}
     return train(recipe(**settings), model, FakeLoss(), loader, dict, run, QUIET, **keywords)
+
+
+CLIPS = 8
+
+
+def clips_batch() -> dict[str, Tensor]:
+    """Clips of which some lack a modality; words are 10 wide, video tokens 12."""
+    random = torch.Generator().manual_seed(3)
+    batch = {
+        "text": torch.randn(CLIPS, 6, 10, generator=random),
+        "text_mask": torch.ones(CLIPS, 6),
+        "video": torch.randn(CLIPS, 5, 12, generator=random),
+        "video_mask": torch.ones(CLIPS, 5),
+        "audio": torch.randn(CLIPS, 40, 96, generator=random),
+        "audio_mask": torch.ones(CLIPS, 96),
+        "audio_nframes": torch.full((CLIPS,), 96.0),
+    }
+    for number, name in enumerate(("text", "video", "audio")):
+        batch[f"{name}_mask"][number] = 0
+    batch["audio_nframes"][2] = 0
+    return batch

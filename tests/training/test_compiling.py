@@ -7,26 +7,13 @@ from pipeline.models import build_model
 from pipeline.objectives import build_loss
 from pipeline.training.compiling import compiled
 from pipeline.training.distributed import Ranks
-from tests.models.golden import TINY
+from tests.training.fakes import clips_batch
 
-MCN = {"name": "mcn", "video_dim": 6, "text_dim": 5, "embed_dim": 16, "davenet": "small", "davenet_width": 2}
+SIZES = {"video_dim": 12, "text_dim": 10, "embed_dim": 16, "davenet": "small", "davenet_width": 2}
 NETWORKS = {
-    "mft": (TINY | {"davenet": "small"}, LossSettings()),
-    "mcn": (MCN, LossSettings(name="mcn", clusters=0)),
+    "mft": (SIZES | {"projection_dim": 8, "heads": 2}, LossSettings()),
+    "mcn": (SIZES | {"name": "mcn"}, LossSettings(name="mcn", clusters=0)),
 }
-
-
-def batch_of(clips: int = 4) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    return {
-        "text": torch.randn(clips, 7, 5, generator=generator),
-        "text_mask": torch.ones(clips, 7),
-        "video": torch.randn(clips, 4, 6, generator=generator),
-        "video_mask": torch.ones(clips, 4),
-        "audio": torch.randn(clips, 40, 96, generator=generator),
-        "audio_mask": torch.ones(clips, 96),
-        "audio_nframes": torch.full((clips,), 96.0),
-    }
 
 
 @pytest.mark.slow
@@ -46,7 +33,7 @@ def test_of_several_processes_the_audio_network_is_a_program_of_its_own(name: st
             return graph.forward
 
         network = torch.compile(model, backend=keep)
-        total, _ = build_loss(loss_settings)(network(batch_of()))
+        total, _ = build_loss(loss_settings)(network(clips_batch()))
         total.backward()
         programs[ranks.world_size] = total, {n: p.grad for n, p in model.named_parameters()}, graphs
     (alone, gradients, one), (together, same_gradients, two) = programs[1], programs[2]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.config import LossSettings, ModelSettings
 from pipeline.errors import InputError
@@ -18,28 +18,8 @@ from pipeline.training.distributed import Ranks, join_ranks
 from pipeline.training.logging import read_rows
 from pipeline.training.loop import train
 from pipeline.training.step import loss_and_gradients
-from tests.training.fakes import QUIET, FakeLoader, FakeLoss, FakeModel, recipe
+from tests.training.fakes import CLIPS, QUIET, FakeLoader, FakeLoss, FakeModel, clips_batch, recipe
 from tests.training.processes import run_ranks
-
-CLIPS = 8
-
-
-def mft_batch() -> dict[str, Tensor]:
-    """Clips of which some lack a modality."""
-    random = torch.Generator().manual_seed(3)
-    batch = {
-        "text": torch.randn(CLIPS, 6, 10, generator=random),
-        "text_mask": torch.ones(CLIPS, 6),
-        "video": torch.randn(CLIPS, 5, 12, generator=random),
-        "video_mask": torch.ones(CLIPS, 5),
-        "audio": torch.randn(CLIPS, 40, 96, generator=random),
-        "audio_mask": torch.ones(CLIPS, 96),
-        "audio_nframes": torch.full((CLIPS,), 96.0),
-    }
-    for number, name in enumerate(("text", "video", "audio")):
-        batch[f"{name}_mask"][number] = 0
-    batch["audio_nframes"][2] = 0
-    return batch
 
 
 def mft_step(
@@ -55,7 +35,7 @@ def mft_step(
         synchronize_batch_norm(model)
     size = CLIPS // ranks.world_size
     part = slice(ranks.rank * size, (ranks.rank + 1) * size)
-    batch = {name: value[part].to(dtype) for name, value in mft_batch().items()}
+    batch = {name: value[part].to(dtype) for name, value in clips_batch().items()}
     model.train(not evaluating)
     total, terms = loss_and_gradients(model, build_loss(LossSettings()), batch, ranks, parts=parts)
     return {

@@ -9,8 +9,7 @@ from pipeline.models import build_model
 from pipeline.objectives import build_loss
 from pipeline.training.distributed import Ranks
 from pipeline.training.step import embed, loss_and_gradients
-from tests.training.fakes import FakeLoss, FakeModel
-from tests.training.test_distributed import mft_batch
+from tests.training.fakes import FakeLoss, FakeModel, clips_batch
 
 ALONE = Ranks()
 
@@ -26,7 +25,7 @@ def tiny_mft() -> nn.Module:
 
 
 def double_batch() -> dict[str, Tensor]:
-    return {name: value.double() for name, value in mft_batch().items()}
+    return {name: value.double() for name, value in clips_batch().items()}
 
 
 @pytest.mark.parametrize("parts", [2, 4, 8])
@@ -63,7 +62,7 @@ def test_both_passes_over_a_part_draw_the_same_and_count_once() -> None:
 
 @pytest.mark.parametrize(("precision", "likeness"), [("bfloat16", 0.95), ("float16", 0.99)])
 def test_half_precision_stays_near_and_reaches_the_loss_in_float32(precision: Any, likeness: float) -> None:
-    batch = mft_batch()
+    batch = clips_batch()
     exact, half = tiny_mft().float(), tiny_mft().float()
     outputs = embed(half, batch, precision)
     assert {value.dtype for name, value in outputs.items() if name.endswith("_embed")} == {torch.float32}
